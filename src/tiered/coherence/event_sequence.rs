@@ -20,9 +20,9 @@ const MAX_REQUESTS: usize = 16;
 #[derive(Debug, PartialEq)]
 pub(crate) enum Effect {
     None,
-    /// L1 invalidates the entries of `subject`.
+    /// L1 invalidates the entries of `subjects`.
     Invalidate {
-        subject: Subject,
+        subjects: Vec<Subject>,
         sender: Peer,
     },
     /// Events are missing, or may be: L1 invalidates all entries. It may serve entries that are stored from now on
@@ -101,8 +101,8 @@ impl EventSequence {
             Message::Event {
                 at,
                 sender,
-                subject,
-            } => self.receive_event(*at, *sender, subject),
+                subjects,
+            } => self.receive_event(*at, *sender, subjects),
             Message::Heartbeat { at, nonce } => self.receive_heartbeat(*at, *nonce),
             Message::Acknowledgement { .. } | Message::LoadEnded(_) | Message::Malformed => {
                 Effect::None
@@ -110,10 +110,10 @@ impl EventSequence {
         }
     }
 
-    fn receive_event(&mut self, at: Position, sender: Peer, subject: &Subject) -> Effect {
+    fn receive_event(&mut self, at: Position, sender: Peer, subjects: &[Subject]) -> Effect {
         let Some(position) = self.position else {
             // There is no lease yet. Classes that serve without one still apply the invalidation.
-            return self.invalidate(sender, subject);
+            return self.invalidate(sender, subjects);
         };
         let next = Position {
             version: position.version + 1,
@@ -121,7 +121,7 @@ impl EventSequence {
         };
         self.position = Some(at);
         if at == next {
-            self.invalidate(sender, subject)
+            self.invalidate(sender, subjects)
         } else {
             self.gaps += 1;
             Effect::InvalidateAll { lease_until: None }
@@ -129,12 +129,12 @@ impl EventSequence {
     }
 
     /// Returns the effect of an event. The sender has applied its own invalidation when it published it.
-    fn invalidate(&self, sender: Peer, subject: &Subject) -> Effect {
+    fn invalidate(&self, sender: Peer, subjects: &[Subject]) -> Effect {
         if sender == self.me {
             return Effect::None;
         }
         Effect::Invalidate {
-            subject: subject.clone(),
+            subjects: subjects.to_vec(),
             sender,
         }
     }
@@ -178,13 +178,13 @@ mod tests {
         Message::Event {
             at: at(version),
             sender,
-            subject: Subject::All,
+            subjects: vec![Subject::All],
         }
     }
 
     fn applied(sender: Peer) -> Effect {
         Effect::Invalidate {
-            subject: Subject::All,
+            subjects: vec![Subject::All],
             sender,
         }
     }
@@ -265,7 +265,7 @@ mod tests {
         let event = Message::Event {
             at: other,
             sender: OTHER,
-            subject: Subject::All,
+            subjects: vec![Subject::All],
         };
         assert_eq!(
             events.receive(&event),

@@ -172,9 +172,11 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         }
         match self.events.receive(message) {
             Effect::None => {}
-            Effect::Invalidate { subject, sender } => {
-                inner.apply(&subject);
-                count(&inner.counters.events);
+            Effect::Invalidate { subjects, sender } => {
+                for subject in &subjects {
+                    inner.apply(subject);
+                    count(&inner.counters.events);
+                }
                 self.senders.insert(sender);
             }
             Effect::InvalidateAll { lease_until } => self.invalidate_all(lease_until),

@@ -146,6 +146,7 @@ pub(crate) enum Subject {
 }
 
 /// The new value of a key that is invalidated.
+#[derive(Clone)]
 pub(crate) struct NewValue {
     /// The token that must still be under the key, so that the value is stored. `None` if it replaces whatever is there.
     pub(crate) expected: Option<Token>,
@@ -182,11 +183,11 @@ pub(crate) struct Invalidated {
 /// A message to all peers of a namespace, or to one.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Message {
-    /// The notice of an invalidation.
+    /// The notice of invalidations.
     Event {
         at: Position,
         sender: Peer,
-        subject: Subject,
+        subjects: Vec<Subject>,
     },
     /// The message that this process sent to itself with [`Remote::renew`]. It follows all events up to `at`.
     Heartbeat { at: Position, nonce: u64 },

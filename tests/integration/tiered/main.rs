@@ -7,6 +7,7 @@ mod coherence;
 mod config;
 mod corners;
 mod failover;
+mod group_commit;
 mod history;
 mod large;
 mod liveness;

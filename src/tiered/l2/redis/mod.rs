@@ -2,13 +2,15 @@
 //!
 //! Everything that must be atomic is one script, and all keys of a namespace share a hash tag.
 
+mod batched_reads;
+mod batching;
 mod coalesced_query;
 mod connection;
 mod expected_size;
 mod flow_control;
+mod invalidation;
 mod plain_read;
 mod primary_resolver;
-mod read_batches;
 mod round_trip;
 mod server_clock;
 mod server_connection;
@@ -23,14 +25,15 @@ pub(crate) use crate::tiered::l2::redis::url::{Certificates, ServerUrl};
 
 use crate::random;
 use crate::tiered::health::Warning;
-use crate::tiered::l2::envelope::{millis, tag_hash};
+use crate::tiered::l2::envelope::millis;
+use crate::tiered::l2::redis::batched_reads::BatchedRead;
+use crate::tiered::l2::redis::batching::Batches;
 use crate::tiered::l2::redis::connection::{Connection, Connector};
 use crate::tiered::l2::redis::expected_size::ExpectedSize;
 use crate::tiered::l2::redis::flow_control::FlowControl;
+use crate::tiered::l2::redis::invalidation::BatchedInvalidation;
 use crate::tiered::l2::redis::plain_read::PlainReads;
-use crate::tiered::l2::redis::read_batches::ReadBatches;
 use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, RoundTrip};
-use crate::tiered::l2::redis::subscription::event_payload;
 use crate::tiered::l2::redis::transfer::{BULK_WINDOW, MAX_SMALL_VALUE_SIZE, SMALL_WINDOW};
 use crate::tiered::l2::redis::window::TimeLimits;
 use crate::tiered::l2::remote::{
@@ -116,7 +119,8 @@ pub(crate) struct Redis {
     /// Expected size of a value in the reply to a request.
     value_size: ExpectedSize,
     plain_reads: PlainReads,
-    read_batches: ReadBatches,
+    reads: Batches<BatchedRead>,
+    invalidations: Batches<BatchedInvalidation>,
     /// The last position of the namespace that a reply has contained.
     position: Mutex<Option<Position>>,
     /// The other settings with which the namespace is used.
@@ -223,7 +227,8 @@ impl Redis {
             bulk: FlowControl::new(BULK_WINDOW, limits, runtime.clone()),
             value_size: ExpectedSize::new(MAX_SMALL_VALUE_SIZE / 4),
             plain_reads: PlainReads::new(),
-            read_batches: ReadBatches::default(),
+            reads: Batches::default(),
+            invalidations: Batches::default(),
             position: Mutex::default(),
             other_settings: Mutex::default(),
             runtime: runtime.clone(),
@@ -237,21 +242,18 @@ impl Redis {
 
     /// Returns a call of a script that concerns an entry, with the arguments that all scripts share.
     fn entry_call(&self, script: &Lua, connection: &Connection, key: &[u8]) -> Cmd {
-        self.call(script, connection, Some(&self.names.entry(key)))
+        self.call(script, connection, &[self.names.entry(key)])
     }
 
-    /// Returns a call of a script, with the arguments that all scripts share. `key` is the name of the fourth key, for
-    /// a script that has one.
-    fn call(&self, script: &Lua, connection: &Connection, key: Option<&[u8]>) -> Cmd {
+    /// Returns a call of a script, with the arguments that all scripts share. `keys` are the names of further keys.
+    fn call(&self, script: &Lua, connection: &Connection, keys: &[Vec<u8>]) -> Cmd {
         let mut call = redis::cmd("EVALSHA");
         call.arg(&script.hash)
-            .arg(if key.is_some() { 4 } else { 3 })
+            .arg(3 + keys.len())
             .arg(&self.names.state)
             .arg(&self.names.readers)
-            .arg(&self.names.tags);
-        if let Some(key) = key {
-            call.arg(key);
-        }
+            .arg(&self.names.tags)
+            .arg(keys);
         call.arg(&entropy().to_be_bytes())
             .arg(&connection.server.history)
             .arg(millis(self.settings.read_lease))
@@ -283,34 +285,6 @@ impl Redis {
             .arg(ttl_millis(fill.ttl))
             .arg(&self.names.events)
             .arg([b"F", fill.key].concat());
-        call
-    }
-
-    /// Returns the call that invalidates, and stores the new value of a key.
-    fn invalidate_call(
-        &self,
-        subject: &Subject,
-        value: Option<&NewValue>,
-        connection: &Connection,
-    ) -> Cmd {
-        let mut call = match subject {
-            Subject::Key(key) => self.entry_call(&INVALIDATE, connection, key),
-            Subject::Tag(_) | Subject::All => self.call(&INVALIDATE, connection, None),
-        };
-        call.arg(&self.names.events)
-            .arg(event_payload(self.own_id, subject));
-        match subject {
-            Subject::Key(_) => call.arg("k").arg(""),
-            Subject::Tag(tag) => call.arg("t").arg(&tag_hash(tag)),
-            Subject::All => call.arg("a").arg(""),
-        };
-        if let Some(value) = value {
-            call.arg(value.expected.as_ref().map_or(&b"*"[..], |token| token))
-                .arg(&value.envelope)
-                .arg(ttl_millis(value.ttl));
-        } else {
-            call.arg("").arg("").arg(0);
-        }
         call
     }
 }
@@ -356,7 +330,7 @@ impl Remote for Arc<Redis> {
             let asked = Mutex::new(Instant::now());
             let calls = |connection: &Connection| {
                 *asked.lock() = Instant::now();
-                let mut call = self.call(&RENEW, connection, Some(self.names.settings.as_bytes()));
+                let mut call = self.call(&RENEW, connection, &[self.names.settings.clone().into()]);
                 let lease = if lease.is_zero() { 0 } else { millis(lease) };
                 call.arg(format!("{:016x}", self.own_id))
                     .arg(lease)

@@ -9,9 +9,7 @@ use crate::tiered::l2::redis::connection::Connection;
 use crate::tiered::l2::redis::plain_read::PlainReplies;
 use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, Replies, RoundTrip};
 use crate::tiered::l2::redis::{CALL_OVERHEAD, MAX_CALLS, Redis, malformed_reply, parse, position};
-use crate::tiered::l2::remote::{
-    Fill, Head, Invalidated, LookupReply, LookupRequest, NewValue, RemoteError, Subject,
-};
+use crate::tiered::l2::remote::{Fill, Head, LookupReply, LookupRequest, RemoteError};
 use futures_util::future::{join_all, try_join_all};
 use redis::Value;
 use std::sync::Arc;
@@ -88,7 +86,7 @@ fn unless_all_failed<T>(
 }
 
 /// Converts an error on the connection for large values into one that is not an outage.
-fn into_transfer_error(error: RemoteError) -> RemoteError {
+pub(super) fn into_transfer_error(error: RemoteError) -> RemoteError {
     match error {
         RemoteError::Timeout | RemoteError::Disconnected(_) => {
             RemoteError::Transfer(error.to_string())
@@ -272,71 +270,6 @@ impl Redis {
         };
         let round_trip = RoundTrip::new(class, total_bytes(items));
         self.call_each(round_trip, items, call).await
-    }
-
-    /// Invalidates and stores the new value. If the value cannot be transferred or is refused, invalidates without it.
-    pub(super) async fn invalidate_with(
-        &self,
-        subject: &Subject,
-        value: Option<&NewValue>,
-    ) -> Result<Invalidated, RemoteError> {
-        let size = value.map_or(0, |value| value.envelope.len());
-        let class = if size <= MAX_SMALL_VALUE_SIZE {
-            PriorityClass::Control
-        } else {
-            PriorityClass::Bulk
-        };
-        let mut result = self.invalidate_in(class, subject, value).await;
-        if class == PriorityClass::Bulk {
-            result = result.map_err(into_transfer_error);
-        }
-        match (value, result) {
-            (Some(value), Err(RemoteError::Transfer(_) | RemoteError::Refused(_))) if size > 0 => {
-                let value = value.without_envelope();
-                let invalidated = self
-                    .invalidate_in(PriorityClass::Control, subject, Some(&value))
-                    .await?;
-                Ok(Invalidated {
-                    is_refused: true,
-                    ..invalidated
-                })
-            }
-            (_, result) => result,
-        }
-    }
-
-    /// Invalidates with one call of a priority class.
-    async fn invalidate_in(
-        &self,
-        class: PriorityClass,
-        subject: &Subject,
-        value: Option<&NewValue>,
-    ) -> Result<Invalidated, RemoteError> {
-        let envelope = value.map_or(0, |value| value.envelope.len());
-        let name = match subject {
-            Subject::Key(name) => name.len(),
-            Subject::Tag(name) => name.len(),
-            Subject::All => 0,
-        };
-        let call = |connection: &Connection| self.invalidate_call(subject, value, connection);
-        let round_trip = RoundTrip::new(class, CALL_OVERHEAD + name + envelope);
-        let round_trip = round_trip.with_check(PrimaryCheck::After);
-        let reply = self.call_once(round_trip, call).await?;
-        let (id, version, untouched, readers) = parse(reply)?;
-        let readers: Vec<(String, u64)> = readers;
-        let reader = |(peer, left): (String, u64)| {
-            let peer = u64::from_str_radix(&peer, 16).ok();
-            (peer, Duration::from_millis(left))
-        };
-        let at = position(id, version)?;
-        self.note_position(at);
-        Ok(Invalidated {
-            position: at,
-            untouched,
-            stored: untouched && envelope > 0,
-            is_refused: false,
-            readers: readers.into_iter().map(reader).collect(),
-        })
     }
 }
 

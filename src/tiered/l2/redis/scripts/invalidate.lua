@@ -1,8 +1,13 @@
--- Increments the version, and publishes it with ARGV[6] on the channel ARGV[5].
--- ARGV[7]: 'k' for the key KEYS[4], 't' for the tag with the hash ARGV[8], 'a' for all keys.
--- If the token under the key is ARGV[9], or ARGV[9] is '*', the key gets the value ARGV[10] with a time to live of
--- ARGV[11] ms. Otherwise, or if the value is '', it is deleted. Returns id, version, 1 if that token was under the key
--- or a value replaced whatever was there, and the readers, each with the remaining time of its lease in ms.
+-- Increments the version, and publishes it with ARGV[6] on the channel ARGV[5]. From ARGV[7] on, each invalidation has
+-- five arguments:
+--   kind: 'k' for the next key of those from KEYS[4] on, 't' for a tag, 'a' for all keys,
+--   the hash of the tag, or '',
+--   the token that the value of the key replaces, or '*' if it replaces whatever is there,
+--   the value, or '',
+--   its time to live in ms, or 0.
+-- If the expected token is not under the key, or the value is '', the key is deleted. Returns id, version, for each
+-- invalidation 1 if the expected token was under its key, and the readers, each with the remaining time of its lease in
+-- ms.
 
 -- The number of cells after the first invalidation of a tag, and at most. They take 8 KiB, and 1 MiB.
 local MIN_CELLS, MAX_CELLS = 1024, 131072
@@ -30,7 +35,34 @@ local function invalidate_tag(hash)
     end
     redis.call('SETRANGE', KEYS[3], cell, pack(version))
   end
-  redis.call('SETRANGE', KEYS[1], 24, pack(version) .. pack(lease) .. pack(tags + is_new))
+  tagged, tags = version, tags + is_new
+  redis.call('SETRANGE', KEYS[1], 24, pack(tagged) .. pack(lease) .. pack(tags))
+end
+
+-- The keys that earlier invalidations of this call concern.
+local earlier = {}
+
+-- Deletes the value under a key, or replaces it. Returns 1 if the expected token was there, and 0 otherwise.
+local function invalidate_key(key, expected, value, ttl)
+  local replaces_any = expected == '*'
+  local found = expected ~= '' and not replaces_any and read(key)
+  local token = found and string.sub(found, 21, 36)
+  local is_new = value ~= '' and token == string.sub(value, 21, 36)
+  -- The expected value or lease may have expired. If there was no other invalidation since, no other process has
+  -- written the key.
+  local has_expired = expected ~= '' and not found and not earlier[key]
+    and string.sub(value, 5, 20) == id .. pack(version - 1)
+  earlier[key] = true
+  if is_new and is_current(found) then
+    -- This call is a retry: the first reply was lost, and the value is stored.
+    return 1
+  end
+  if (replaces_any or token == expected or has_expired) and value ~= '' and is_current(value) then
+    store(key, value, ttl)
+    return 1
+  end
+  redis.call('DEL', key)
+  return token == expected and value == '' and string.sub(found, 5, 12) == id and 1 or 0
 end
 
 if not has_history() then
@@ -44,31 +76,19 @@ version = version + 1
 -- The publication comes first: if the user lacks the right to publish, the version is not incremented.
 publish(ARGV[5], 'E' .. id .. pack(version) .. ARGV[6])
 redis.call('SETRANGE', KEYS[1], 8, pack(version))
-local untouched = 0
-if ARGV[7] == 'k' then
-  local replaces_any = ARGV[9] == '*'
-  local found = ARGV[9] ~= '' and not replaces_any and read(KEYS[4])
-  local token = found and string.sub(found, 21, 36)
-  local is_new = ARGV[10] ~= '' and token == string.sub(ARGV[10], 21, 36)
-  -- The expected value or lease may have expired. If there was no other invalidation since, no other process has
-  -- written the key.
-  local has_expired = ARGV[9] ~= '' and not found and string.sub(ARGV[10], 5, 20) == id .. pack(version - 1)
-  if is_new and is_current(found) then
-    -- This call is a retry: the first reply was lost, and the value is stored.
-    untouched = 1
-  elseif (replaces_any or token == ARGV[9] or has_expired) and ARGV[10] ~= '' and is_current(ARGV[10]) then
-    store(KEYS[4], ARGV[10], ARGV[11])
-    untouched = 1
+local untouched, key = {}, 3
+for at = 7, #ARGV, 5 do
+  local kind, result = ARGV[at], 0
+  if kind == 'k' then
+    key = key + 1
+    result = invalidate_key(KEYS[key], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
+  elseif kind == 't' then
+    invalidate_tag(ARGV[at + 1])
   else
-    if token == ARGV[9] and ARGV[10] == '' and string.sub(found, 5, 12) == id then
-      untouched = 1
-    end
-    redis.call('DEL', KEYS[4])
+    clear = version
+    redis.call('SETRANGE', KEYS[1], 16, pack(clear))
   end
-elseif ARGV[7] == 't' then
-  invalidate_tag(ARGV[8])
-else
-  redis.call('SETRANGE', KEYS[1], 16, pack(version))
+  table.insert(untouched, result)
 end
 local time = now()
 -- The remaining time is at most that of the longest lease, even if the clock was set back.

@@ -1,0 +1,90 @@
+//! Plain reads of many callers in few round trips.
+//!
+//! A round trip for thirty reads costs the process and the server little more than one for a single read, because one
+//! read of the state serves all of them.
+
+use crate::tiered::l2::redis::Redis;
+use crate::tiered::l2::redis::batching::{Batched, Batches, Queued};
+use crate::tiered::l2::redis::plain_read::PlainReplies;
+use crate::tiered::l2::remote::{LookupReply, LookupRequest, RemoteError, Token};
+use std::sync::Arc;
+
+/// A read of one value.
+pub(super) struct BatchedRead {
+    key: Box<[u8]>,
+    lease_token: Option<Token>,
+    head_only: bool,
+}
+
+impl BatchedRead {
+    fn request(&self) -> LookupRequest<'_> {
+        LookupRequest {
+            lease_token: self.lease_token,
+            head_only: self.head_only,
+            ..LookupRequest::without_load(&self.key)
+        }
+    }
+}
+
+impl Batched for BatchedRead {
+    /// The reply, or `None` if a script has to decide, and the error of the server if the user lacks the right for plain
+    /// reads.
+    type Reply = (Option<LookupReply>, Option<String>);
+
+    fn batches(redis: &Redis) -> &Batches<Self> {
+        &redis.reads
+    }
+
+    fn max_len(redis: &Redis) -> usize {
+        redis.batch_len()
+    }
+
+    async fn send(redis: &Arc<Redis>, reads: Vec<Queued<Self>>) {
+        // Callers may have been dropped.
+        let reads: Vec<_> = reads
+            .into_iter()
+            .filter(|read| !read.reply.is_closed())
+            .collect();
+        if reads.is_empty() {
+            return;
+        }
+        let requests: Vec<_> = reads.iter().map(|read| read.call.request()).collect();
+        match redis.read_plain(&requests).await {
+            Ok(PlainReplies { replies, refusal }) => {
+                for (read, reply) in reads.into_iter().zip(replies) {
+                    let _ = read.reply.send(Ok((reply, refusal.clone())));
+                }
+            }
+            Err(error) => {
+                for read in reads {
+                    let _ = read.reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+impl Redis {
+    /// Reads one value, alone or together with those of other callers.
+    pub(super) async fn read_one(
+        self: &Arc<Self>,
+        request: &LookupRequest<'_>,
+    ) -> Result<PlainReplies, RemoteError> {
+        if request.unreadable.is_some() {
+            return Ok(PlainReplies::undecided(1));
+        }
+        if let Some(_in_flight) = self.reads.begin_single() {
+            return self.read_plain(std::slice::from_ref(request)).await;
+        }
+        let read = BatchedRead {
+            key: request.key.into(),
+            lease_token: request.lease_token,
+            head_only: request.head_only,
+        };
+        let (reply, refusal) = self.send_batched(read).await?;
+        Ok(PlainReplies {
+            replies: vec![reply],
+            refusal,
+        })
+    }
+}

@@ -1,0 +1,275 @@
+//! Calls of many callers in few round trips.
+//!
+//! The first calls are made at once. While they are in flight, further ones wait for each other, for at most the time of
+//! a round trip, and are sent together.
+//!
+//! A call may belong to a future that nobody polls, so a round trip for several callers is made in a task.
+
+use crate::tiered::l2::redis::{MAX_QUEUE_TIME, Redis};
+use crate::tiered::l2::remote::RemoteError;
+use parking_lot::Mutex;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::oneshot;
+
+/// Number of calls that are made at once, each in a round trip of its own.
+const MAX_SINGLE_CALLS: usize = 2;
+
+/// Number of round trips for several callers that are in flight at a time.
+const MAX_BATCHES: usize = 2;
+
+/// A kind of calls that are sent together.
+pub(super) trait Batched: Sized + Send + 'static {
+    /// The result for one caller.
+    type Reply: Send + 'static;
+
+    /// Returns the calls of this kind on a server.
+    fn batches(redis: &Redis) -> &Batches<Self>;
+
+    /// Returns the largest number of calls in a batch.
+    fn max_len(redis: &Redis) -> usize;
+
+    /// Sends a batch, and replies to each caller.
+    fn send(redis: &Arc<Redis>, calls: Vec<Queued<Self>>) -> impl Future<Output = ()> + Send;
+}
+
+/// A call that waits for the next batch.
+pub(super) struct Queued<B: Batched> {
+    pub(super) call: B,
+    pub(super) since: Instant,
+    pub(super) reply: oneshot::Sender<Result<B::Reply, RemoteError>>,
+}
+
+/// The calls of one kind in flight, and those that wait.
+pub(super) struct Batches<B: Batched>(Mutex<Queue<Queued<B>>>);
+
+impl<B: Batched> Default for Batches<B> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<B: Batched> Batches<B> {
+    /// Begins a call with a round trip of its own, which lasts until the result is dropped. Returns `None` if too many
+    /// are in flight.
+    pub(super) fn begin_single(&self) -> Option<SingleCall<'_, B>> {
+        let begins = self.0.lock().begin_single();
+        begins.then(|| SingleCall(self))
+    }
+}
+
+/// A call in flight with a round trip of its own.
+pub(super) struct SingleCall<'a, B: Batched>(&'a Batches<B>);
+
+impl<B: Batched> Drop for SingleCall<'_, B> {
+    fn drop(&mut self) {
+        self.0.0.lock().end_single();
+    }
+}
+
+/// The calls in flight, and those that wait. If calls wait, a task sends them.
+struct Queue<T> {
+    /// Number of calls in flight that have a round trip of their own.
+    singles: usize,
+    /// Number of tasks that send batches.
+    senders: usize,
+    waiting: Vec<T>,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self {
+            singles: 0,
+            senders: 0,
+            waiting: Vec::new(),
+        }
+    }
+}
+
+impl<T> Queue<T> {
+    /// Begins a call with a round trip of its own. Returns `false` if too many are in flight.
+    fn begin_single(&mut self) -> bool {
+        let is_allowed = self.singles < MAX_SINGLE_CALLS;
+        self.singles += usize::from(is_allowed);
+        is_allowed
+    }
+
+    fn end_single(&mut self) {
+        self.singles -= 1;
+    }
+
+    /// Queues a call. Returns `true` if the caller has to start a task that sends batches.
+    fn push(&mut self, call: T) -> bool {
+        self.waiting.push(call);
+        let needs_sender = self.senders < MAX_BATCHES;
+        self.senders += usize::from(needs_sender);
+        needs_sender
+    }
+
+    /// Takes up to `limit` calls, which are sent in one batch. Returns `None` if there are none: then the task that
+    /// calls this has ended.
+    fn take(&mut self, limit: usize) -> Option<Vec<T>> {
+        if self.waiting.is_empty() {
+            self.senders -= 1;
+            return None;
+        }
+        let count = self.waiting.len().min(limit);
+        Some(self.waiting.drain(..count).collect())
+    }
+
+    /// Notes that a task has ended although calls may wait. Returns those that no other task sends.
+    fn abandon(&mut self) -> Vec<T> {
+        self.senders -= 1;
+        if self.senders > 0 {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.waiting)
+    }
+}
+
+/// A task that sends batches.
+struct Sender<B: Batched> {
+    redis: Arc<Redis>,
+    has_ended: bool,
+    kind: std::marker::PhantomData<fn(B)>,
+}
+
+impl<B: Batched> Sender<B> {
+    /// Sends batches until no call is queued.
+    async fn run(mut self) {
+        loop {
+            // Callers that are ready to run may queue further calls first.
+            tokio::task::yield_now().await;
+            let limit = B::max_len(&self.redis);
+            let calls = B::batches(&self.redis).0.lock().take(limit);
+            let Some(calls) = calls else {
+                self.has_ended = true;
+                return;
+            };
+            let (late, calls): (Vec<_>, Vec<_>) = calls
+                .into_iter()
+                .partition(|queued| queued.since.elapsed() >= self.redis.settings.deadline);
+            for queued in late {
+                // The caller may have been dropped.
+                let _ = queued.reply.send(Err(RemoteError::Timeout));
+            }
+            if !calls.is_empty() {
+                B::send(&self.redis, calls).await;
+            }
+        }
+    }
+}
+
+/// If the task does not end by itself, because the runtime shuts down, the callers of calls that no other task sends are
+/// notified.
+impl<B: Batched> Drop for Sender<B> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let stranded = B::batches(&self.redis).0.lock().abandon();
+            drop(stranded);
+        }
+    }
+}
+
+impl Redis {
+    /// Sends a call together with those of other callers.
+    pub(super) async fn send_batched<B: Batched>(
+        self: &Arc<Self>,
+        call: B,
+    ) -> Result<B::Reply, RemoteError> {
+        let (reply, receiver) = oneshot::channel();
+        let queued = Queued {
+            call,
+            since: Instant::now(),
+            reply,
+        };
+        if B::batches(self).0.lock().push(queued) {
+            let sender = Sender::<B> {
+                redis: Arc::clone(self),
+                has_ended: false,
+                kind: std::marker::PhantomData,
+            };
+            self.runtime.spawn(sender.run());
+        }
+        // The time limit is for a runtime that is not driven. Otherwise the round trip ends in time.
+        let limit = 2 * self.settings.deadline + MAX_QUEUE_TIME;
+        let received = tokio::time::timeout(limit, receiver).await;
+        let shut_down = || RemoteError::Disconnected("the runtime shuts down".into());
+        received
+            .map_err(|_| RemoteError::Timeout)?
+            .unwrap_or_else(|_| Err(shut_down()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Something that happens to a queue.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Push,
+        Take(usize),
+        Abandon,
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            4 => Just(Event::Push),
+            4 => (1..5usize).prop_map(Event::Take),
+            1 => Just(Event::Abandon),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn each_call_is_sent_once_or_abandoned_and_none_waits_without_a_sender(
+            events in proptest::collection::vec(event(), 0..200),
+        ) {
+            let mut queue = Queue::default();
+            let (mut pushed, mut senders, mut left) = (0_usize, 0, Vec::new());
+            for event in events {
+                match event {
+                    Event::Push => {
+                        senders += usize::from(queue.push(pushed));
+                        pushed += 1;
+                    }
+                    Event::Take(limit) if senders > 0 => match queue.take(limit) {
+                        Some(calls) => {
+                            prop_assert!((1..=limit).contains(&calls.len()));
+                            left.extend(calls);
+                        }
+                        None => senders -= 1,
+                    },
+                    Event::Abandon if senders > 0 => {
+                        left.extend(queue.abandon());
+                        senders -= 1;
+                    }
+                    Event::Take(_) | Event::Abandon => {}
+                }
+                prop_assert!(senders <= MAX_BATCHES && senders == queue.senders);
+                prop_assert!(senders > 0 || queue.waiting.is_empty());
+            }
+            while senders > 0 {
+                match queue.take(usize::MAX) {
+                    Some(calls) => left.extend(calls),
+                    None => senders -= 1,
+                }
+            }
+            prop_assert_eq!(left, (0..pushed).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn few_calls_have_a_round_trip_of_their_own() {
+        let mut queue = Queue::<()>::default();
+        for _ in 0..MAX_SINGLE_CALLS {
+            assert!(queue.begin_single());
+        }
+        assert!(!queue.begin_single());
+        queue.end_single();
+        assert!(queue.begin_single());
+    }
+}
