@@ -53,6 +53,7 @@
 //! | `snapshot` | `LocalCache::snapshot` and `LocalCache::restore`, which keep entries across restarts of a program |
 //! | `redis` | [`TieredCache`]; includes `tokio` and `snapshot` |
 //! | `redis-tls` | `rediss://` URLs and certificates; includes `redis` |
+//! | `redis-credentials` | credentials for Redis that change; includes `redis` |
 //! | `metrics` | [`Metrics`], for the facade of the crate `metrics` |
 //! | `tracing` | spans of loads and of calls to Redis, and an event for each change of state |
 //! | `serde` | [`CacheConfig`]: backend and settings from TOML, JSON or the environment; `Serialize` for statistics |
@@ -168,6 +169,8 @@ pub use local::{RestoreReport, SnapshotReport};
 #[cfg(feature = "metrics")]
 pub use metrics::{Metrics, Watch, WatchError};
 pub use policy::Policy;
+#[cfg(feature = "redis-credentials")]
+pub use redis::{BasicAuth, StreamingCredentialsProvider};
 #[cfg(any(feature = "serde", feature = "snapshot"))]
 pub use schema::{RemoteKey, RemoteValue, Schema, Schemas};
 #[cfg(feature = "snapshot")]
@@ -175,8 +178,8 @@ pub use snapshot::SnapshotError;
 pub use stats::{Stats, histogram::DurationHistogram};
 #[cfg(feature = "redis")]
 pub use tiered::{
-    BlockingCache, CallStats, Health, L2Calls, RemoteError, Rollout, TierStats, TieredCache,
-    TieredCacheBuilder, Warning,
+    BlockingCache, CallStats, Health, L2Calls, RedisHub, RedisHubBuilder, RedisServer, RemoteError,
+    Rollout, TierStats, TieredCache, TieredCacheBuilder, Warning,
 };
 pub use traits::{
     AsyncCache, BatchResult, BoxedBatchLoad, BoxedLoad, BoxedWrite, Cache, CacheFuture,

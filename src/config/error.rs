@@ -128,6 +128,8 @@ pub(super) fn setting_of(error: &BuildError) -> Option<&'static str> {
         BuildError::RedisUrl(_) => "url",
         BuildError::Namespace => "namespace",
         BuildError::Heartbeat => "heartbeat",
-        BuildError::NoRuntime | BuildError::OtherBound(_) => return None,
+        BuildError::NoRuntime | BuildError::HubCertificates | BuildError::OtherBound(_) => {
+            return None;
+        }
     })
 }

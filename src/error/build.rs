@@ -47,6 +47,8 @@ pub enum BuildError {
     RedisUrl(&'static str),
     /// A certificate, or the key of one, that is invalid, with the name of the setting.
     Certificate(&'static str),
+    /// A cache over a `RedisHub` has certificates of its own.
+    HubCertificates,
     /// The namespace is invalid.
     Namespace,
     /// `heartbeat` is out of range.
@@ -112,6 +114,10 @@ impl fmt::Display for BuildError {
             Self::Certificate(setting) => write!(
                 f,
                 "{setting} is invalid: use the text of a PEM file"
+            ),
+            Self::HubCertificates => f.write_str(
+                "a cache over a RedisHub uses its connections, so it has no certificates of its own: set them with \
+                 RedisHub::builder",
             ),
             Self::Namespace => f.write_str(
                 "a namespace has 1 to 128 printable ASCII characters without blanks and braces: use \

@@ -10,7 +10,7 @@ use crate::tiered::coherence::read_lease::ReadLease;
 use crate::tiered::health::TierCounters;
 use crate::tiered::l2::circuit_breaker::CircuitBreaker;
 use crate::tiered::l2::codec_health::CodecHealth;
-use crate::tiered::l2::redis::{Redis, RedisSettings, ServerUrl, entropy};
+use crate::tiered::l2::redis::{Hub, Redis, RedisSettings, Server, ServerUrl, entropy};
 use crate::tiered::load_lease::Releases;
 use crate::tiered::refresh_by_rule::RefreshThrottle;
 use crate::tiered::rollout::Rollout;
@@ -36,12 +36,16 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     pub(super) fn from_builder(builder: TieredCacheBuilder<K, V>) -> Result<Self, BuildError> {
         let target = builder.validate()?;
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
+        let hub = match target {
+            Target::Url(url) => Hub::shared(*url, &runtime),
+            Target::Hub(hub) => hub,
+        };
         let TieredCacheBuilder {
             mut local,
             mut settings,
             ..
         } = builder;
-        settings.fails_over = target.fails_over() || builder.replicas > 0;
+        settings.fails_over = hub.fails_over() || builder.replicas > 0;
         let loads = local.settings.max_concurrent_loads.take();
         local.settings.is_l1 = true;
         let name = local
@@ -58,7 +62,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             replicas: builder.replicas,
             shared_settings: shared_settings(settings.consistency, &builder.codec.name),
         };
-        let redis = Redis::new(target, &settings.namespace, me, redis, &runtime);
+        let redis = Redis::new(&hub, &settings.namespace, me, redis);
         let permits = loads.unwrap_or(DEFAULT_MAX_LOADS);
         let bulkhead = Arc::new(Bulkhead::new(permits, settings.lease));
         let l1 = local.build()?;
@@ -94,6 +98,12 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     }
 }
 
+/// The servers of a cache, which are valid.
+pub(crate) enum Target {
+    Url(Box<ServerUrl>),
+    Hub(Arc<Hub>),
+}
+
 /// Describes the settings that all processes of a namespace should share. The bound of `Bounded` may differ.
 fn shared_settings(consistency: Consistency, codec: &str) -> String {
     let class = match consistency {
@@ -106,9 +116,9 @@ fn shared_settings(consistency: Consistency, codec: &str) -> String {
 }
 
 impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
-    /// Returns the server, or an error if a setting is invalid.
+    /// Returns the servers, or an error if a setting is invalid.
     /// [`LocalCacheBuilder::build`](crate::LocalCacheBuilder::build) checks the settings of L1.
-    pub(crate) fn validate(&self) -> Result<ServerUrl, BuildError> {
+    pub(crate) fn validate(&self) -> Result<Target, BuildError> {
         let TierSettings {
             namespace,
             consistency,
@@ -142,6 +152,13 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         if local.max_concurrent_loads == Some(0) {
             return Err(BuildError::NoLoads);
         }
-        ServerUrl::new(&self.url, self.certificates.clone())
+        match &self.server.0 {
+            Server::Url(url) => {
+                let url = ServerUrl::new(url, self.certificates.clone())?;
+                Ok(Target::Url(Box::new(url)))
+            }
+            Server::Hub(_) if !self.certificates.is_empty() => Err(BuildError::HubCertificates),
+            Server::Hub(hub) => Ok(Target::Hub(Arc::clone(&hub.0))),
+        }
     }
 }

@@ -5,7 +5,7 @@ use crate::error::BuildError;
 use crate::local::LocalCacheBuilder;
 use crate::schema::{Schema, Schemas};
 use crate::tiered::l2::envelope::EnvelopeCodec;
-use crate::tiered::l2::redis::Certificates;
+use crate::tiered::l2::redis::{Certificates, RedisServer};
 use crate::tiered::rollout::Rollout;
 use crate::tiered::settings::TierSettings;
 use crate::tiered::{Consistency, RemoteKey, RemoteValue, TieredCache};
@@ -48,7 +48,7 @@ pub(super) const MAX_KEY_LEN: usize = 1 << 10;
 #[must_use = "a builder does nothing until build is called"]
 pub struct TieredCacheBuilder<K, V> {
     pub(super) local: LocalCacheBuilder<K, V>,
-    pub(super) url: String,
+    pub(super) server: RedisServer,
     pub(super) codec: EnvelopeCodec<K, V>,
     pub(super) settings: TierSettings,
     pub(super) deadline: Duration,
@@ -63,7 +63,8 @@ pub struct TieredCacheBuilder<K, V> {
 impl<K, V> LocalCacheBuilder<K, V> {
     /// Sets Redis as L2 of a tiered cache. The settings so far are those of each process's L1.
     ///
-    /// `url` names a server of Redis, version 6 or newer, or of Valkey:
+    /// `server` is a [`RedisHub`](crate::RedisHub), or a URL that names a server of Redis, version 6 or newer, or of
+    /// Valkey:
     ///
     /// | | |
     /// | --- | --- |
@@ -95,14 +96,14 @@ impl<K, V> LocalCacheBuilder<K, V> {
     /// ```
     pub fn redis(
         self,
-        url: impl Into<String>,
+        server: impl Into<RedisServer>,
         namespace: impl Into<String>,
     ) -> TieredCacheBuilder<K, V>
     where
         K: RemoteKey + Schema,
         V: RemoteValue + Schema,
     {
-        self.redis_with_schemas(url, namespace, Schemas::of::<K, V>())
+        self.redis_with_schemas(server, namespace, Schemas::of::<K, V>())
     }
 
     /// Like [`redis`](Self::redis), for keys and values of any type. `schemas` names their shapes in place of
@@ -127,7 +128,7 @@ impl<K, V> LocalCacheBuilder<K, V> {
     /// ```
     pub fn redis_with_schemas(
         self,
-        url: impl Into<String>,
+        server: impl Into<RedisServer>,
         namespace: impl Into<String>,
         schemas: Schemas,
     ) -> TieredCacheBuilder<K, V>
@@ -147,7 +148,7 @@ impl<K, V> LocalCacheBuilder<K, V> {
         };
         TieredCacheBuilder {
             local: self,
-            url: url.into(),
+            server: server.into(),
             codec: EnvelopeCodec::new(MessagePack, schemas, DEFAULT_MAX_VALUE_SIZE),
             settings,
             deadline: DEFAULT_DEADLINE,
@@ -397,7 +398,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// ```
     #[cfg(feature = "redis-tls")]
     pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.certificates.root = Some(pem.into());
+        self.certificates.set_root(pem);
         self
     }
 
@@ -422,10 +423,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         certificate: impl Into<Vec<u8>>,
         key: impl Into<Vec<u8>>,
     ) -> Self {
-        self.certificates.client = Some(redis::ClientTlsConfig {
-            client_cert: certificate.into(),
-            client_key: key.into(),
-        });
+        self.certificates.set_client(certificate, key);
         self
     }
 

@@ -27,6 +27,7 @@ mod warm;
 mod write;
 
 pub use crate::tiered::l2::calls::{CallStats, L2Calls};
+pub use crate::tiered::l2::redis::{RedisHub, RedisHubBuilder, RedisServer};
 pub use crate::tiered::l2::remote::RemoteError;
 pub use blocking::BlockingCache;
 pub use builder::TieredCacheBuilder;

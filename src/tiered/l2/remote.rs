@@ -210,6 +210,10 @@ pub(crate) trait Messages: Send {
 
     /// Returns the next message if it has arrived already.
     fn try_next(&mut self) -> Option<Message>;
+
+    /// Closes the connection of the subscription, which other caches may share, if nothing has arrived on it for this
+    /// time.
+    fn close_if_silent(&mut self, time: Duration);
 }
 
 /// The future of a call to L2.

@@ -50,9 +50,9 @@ impl Drop for WaitingTask {
 
 impl FlowControl {
     /// Creates a flow control whose window has this many bytes. A call with more is admitted alone.
-    pub(super) fn new(window: usize, limits: TimeLimits, runtime: Handle) -> Self {
+    pub(super) fn new(window: usize, runtime: Handle) -> Self {
         Self {
-            window: Arc::new(Window::new(window, limits)),
+            window: Arc::new(Window::new(window)),
             ramp: AtomicU32::new(RAMP_STEPS),
             timeouts: watch::Sender::new(0),
             runtime,
@@ -60,8 +60,8 @@ impl FlowControl {
     }
 
     /// Admits a call at once, also beyond the window. It is for small calls that other processes wait for.
-    pub(super) fn admit_immediately(&self, bytes: usize) -> Permit {
-        self.window.admit(bytes, None).begin(bytes, bytes)
+    pub(super) fn admit_immediately(&self, bytes: usize, limits: TimeLimits) -> Permit {
+        self.window.admit(bytes, None).begin(bytes, bytes, limits)
     }
 
     /// Admits a call that is expected to transfer `bytes`, and transfers up to `max_bytes`, as soon as the window has
@@ -77,31 +77,32 @@ impl FlowControl {
         &self,
         bytes: usize,
         max_bytes: usize,
+        limits: TimeLimits,
     ) -> Result<Permit, RemoteError> {
         let units = self.units(bytes);
         if let Ok(units) = Arc::clone(&self.window.free_units).try_acquire_many_owned(units) {
             return Ok(self
                 .window
                 .admit(bytes, Some(units))
-                .begin(bytes, max_bytes));
+                .begin(bytes, max_bytes, limits));
         }
         if *self.timeouts.borrow() >= MAX_CONSECUTIVE_TIMEOUTS {
             return Err(RemoteError::Timeout);
         }
-        let mut waiting = self.wait(units, bytes);
+        let mut waiting = self.wait(units, bytes, limits);
         let admitted = (&mut waiting.0).await;
         let permit = admitted.unwrap_or(Err(RemoteError::Timeout))?;
-        Ok(permit.begin(bytes, max_bytes))
+        Ok(permit.begin(bytes, max_bytes, limits))
     }
 
     /// Waits for admission in a task.
-    fn wait(&self, units: u32, bytes: usize) -> WaitingTask {
+    fn wait(&self, units: u32, bytes: usize, limits: TimeLimits) -> WaitingTask {
         let (window, mut timeouts) = (Arc::clone(&self.window), self.timeouts.subscribe());
         let queued = CountedBytes::new(&window.queued, bytes);
         let bytes_before = window.in_flight.load(Relaxed) + window.queued.load(Relaxed);
         // It includes the time to begin, so that a call is admitted also behind one that nobody polls.
-        let max_wait = window.limits.deadline + PICK_UP_TIME + transfer_time(bytes_before);
-        let max_wait = max_wait.min(window.limits.max_wait);
+        let max_wait = limits.deadline + PICK_UP_TIME + transfer_time(bytes_before);
+        let max_wait = max_wait.min(limits.max_wait);
         WaitingTask(self.runtime.spawn(async move {
             let _queued = queued;
             let too_many = |timeouts: &u32| *timeouts >= MAX_CONSECUTIVE_TIMEOUTS;
@@ -158,16 +159,20 @@ mod tests {
     const DEADLINE: Duration = Duration::from_millis(200);
     const KB: usize = UNIT_SIZE;
 
+    const LIMITS: TimeLimits = TimeLimits {
+        deadline: DEADLINE,
+        max_wait: Duration::from_secs(10),
+    };
+
     fn new_flow_control(window: usize) -> FlowControl {
-        let limits = TimeLimits {
-            deadline: DEADLINE,
-            max_wait: Duration::from_secs(10),
-        };
-        FlowControl::new(window, limits, Handle::current())
+        FlowControl::new(window, Handle::current())
     }
 
     fn admit(flow_control: &FlowControl, bytes: usize) -> Option<Permit> {
-        flow_control.admit(bytes, bytes).now_or_never()?.ok()
+        flow_control
+            .admit(bytes, bytes, LIMITS)
+            .now_or_never()?
+            .ok()
     }
 
     #[tokio::test]
@@ -180,7 +185,7 @@ mod tests {
         let large = admit(&flow_control, 1_000 * KB).unwrap();
         assert!(admit(&flow_control, 1).is_none());
         // A call that does not wait is admitted nevertheless.
-        drop((flow_control.admit_immediately(1), large));
+        drop((flow_control.admit_immediately(1, LIMITS), large));
         assert!(admit(&flow_control, 100 * KB).is_some());
     }
 
@@ -195,7 +200,10 @@ mod tests {
         assert_eq!(allowance(MIN_THROUGHPUT), DEADLINE + 4 * second);
         drop(before);
         assert_eq!(allowance(0), DEADLINE);
-        let small = flow_control.admit(KB, MIN_THROUGHPUT).await.unwrap();
+        let small = flow_control
+            .admit(KB, MIN_THROUGHPUT, LIMITS)
+            .await
+            .unwrap();
         assert_eq!(small.allowance(), DEADLINE + second);
     }
 
@@ -217,7 +225,7 @@ mod tests {
     async fn call_that_waits_behind_calls_that_time_out_fails_at_once() {
         let flow_control = new_flow_control(KB);
         let admitted = admit(&flow_control, KB);
-        let waiting = flow_control.admit(KB, KB);
+        let waiting = flow_control.admit(KB, KB, LIMITS);
         tokio::pin!(waiting);
         assert!(waiting.as_mut().now_or_never().is_none());
         for result in [Err(RemoteError::Timeout), Ok(()), Err(RemoteError::Timeout)] {
@@ -227,7 +235,7 @@ mod tests {
         flow_control.note::<()>(&Err(RemoteError::Timeout));
         assert!(matches!(waiting.await, Err(RemoteError::Timeout)));
         // A call that comes now does not wait either, until there is a success.
-        assert!(flow_control.admit(KB, KB).now_or_never().is_some());
+        assert!(flow_control.admit(KB, KB, LIMITS).now_or_never().is_some());
         flow_control.note(&Ok(()));
         drop(admitted);
         assert!(admit(&flow_control, KB).is_some());
@@ -237,11 +245,11 @@ mod tests {
     async fn unpolled_call_delays_other_calls_no_longer_than_it_may_take() {
         let flow_control = new_flow_control(KB);
         let unpolled = admit(&flow_control, KB).unwrap();
-        let waiting = flow_control.admit(KB, KB);
+        let waiting = flow_control.admit(KB, KB, LIMITS);
         tokio::pin!(waiting);
         assert!(waiting.as_mut().now_or_never().is_none());
         let begun = Instant::now();
-        let admitted = flow_control.admit(KB, KB).await;
+        let admitted = flow_control.admit(KB, KB, LIMITS).await;
         assert!(admitted.is_ok());
         assert!((DEADLINE..2 * DEADLINE).contains(&begun.elapsed()));
         drop((unpolled, admitted));
@@ -256,7 +264,7 @@ mod tests {
         let flow_control = new_flow_control(KB);
         let large = admit(&flow_control, 2 * MIN_THROUGHPUT).unwrap();
         let begun = Instant::now();
-        assert!(flow_control.admit(KB, KB).await.is_ok());
+        assert!(flow_control.admit(KB, KB, LIMITS).await.is_ok());
         assert!(begun.elapsed() >= large.allowance());
     }
 }

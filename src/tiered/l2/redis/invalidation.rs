@@ -6,8 +6,8 @@
 use crate::tiered::l2::envelope::tag_hash;
 use crate::tiered::l2::redis::batching::{Batched, Batches, Queued};
 use crate::tiered::l2::redis::connection::Connection;
+use crate::tiered::l2::redis::messages::event_payload;
 use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, RoundTrip};
-use crate::tiered::l2::redis::subscription::event_payload;
 use crate::tiered::l2::redis::transfer::{MAX_SMALL_VALUE_SIZE, into_transfer_error};
 use crate::tiered::l2::redis::{
     CALL_OVERHEAD, INVALIDATE, Redis, malformed_reply, parse, position, ttl_millis,

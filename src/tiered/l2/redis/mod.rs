@@ -6,21 +6,32 @@ mod batched_reads;
 mod batching;
 mod coalesced_query;
 mod connection;
+mod connector;
 mod expected_size;
 mod flow_control;
+mod hub;
+mod hub_builder;
 mod invalidation;
+mod link;
+mod longest_deadline;
+mod messages;
 mod plain_read;
 mod primary_resolver;
 mod round_trip;
 mod server_clock;
 mod server_connection;
 mod shared_connection;
-mod subscription;
+mod shared_subscription;
+mod silence;
 mod topology;
 mod transfer;
 mod url;
 mod window;
 
+pub use crate::tiered::l2::redis::hub::{RedisHub, RedisServer};
+pub use crate::tiered::l2::redis::hub_builder::RedisHubBuilder;
+
+pub(crate) use crate::tiered::l2::redis::hub::{Hub, Server};
 pub(crate) use crate::tiered::l2::redis::url::{Certificates, ServerUrl};
 
 use crate::random;
@@ -28,13 +39,14 @@ use crate::tiered::health::Warning;
 use crate::tiered::l2::envelope::millis;
 use crate::tiered::l2::redis::batched_reads::BatchedRead;
 use crate::tiered::l2::redis::batching::Batches;
-use crate::tiered::l2::redis::connection::{Connection, Connector};
+use crate::tiered::l2::redis::coalesced_query::CoalescedQuery;
+use crate::tiered::l2::redis::connection::Connection;
 use crate::tiered::l2::redis::expected_size::ExpectedSize;
-use crate::tiered::l2::redis::flow_control::FlowControl;
 use crate::tiered::l2::redis::invalidation::BatchedInvalidation;
+use crate::tiered::l2::redis::link::Link;
 use crate::tiered::l2::redis::plain_read::PlainReads;
 use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, RoundTrip};
-use crate::tiered::l2::redis::transfer::{BULK_WINDOW, MAX_SMALL_VALUE_SIZE, SMALL_WINDOW};
+use crate::tiered::l2::redis::transfer::MAX_SMALL_VALUE_SIZE;
 use crate::tiered::l2::redis::window::TimeLimits;
 use crate::tiered::l2::remote::{
     Fill, Incarnation, Invalidated, LookupReply, LookupRequest, Messages, NewValue, Peer, Position,
@@ -45,7 +57,6 @@ use redis::{Cmd, Pipeline, Script, Value};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 
 /// A script and its SHA-1 hash, by which the server knows it.
 struct Lua {
@@ -105,17 +116,15 @@ pub(crate) fn entropy() -> u64 {
     getrandom::u64().unwrap_or_else(|_| random::bits())
 }
 
-/// A namespace on Redis, with the connections of one process to it.
+/// A namespace on Redis, as one cache uses it.
 pub(crate) struct Redis {
-    connector: Connector,
+    /// The connections to the primary that serves the namespace.
+    link: Arc<Link>,
     names: Names,
     /// The id of this process.
     own_id: Peer,
     settings: RedisSettings,
-    /// Flow control of the connection for small values.
-    small: FlowControl,
-    /// Flow control of the connection for large values.
-    bulk: FlowControl,
+    limits: TimeLimits,
     /// Expected size of a value in the reply to a request.
     value_size: ExpectedSize,
     plain_reads: PlainReads,
@@ -125,9 +134,9 @@ pub(crate) struct Redis {
     position: Mutex<Option<Position>>,
     /// The other settings with which the namespace is used.
     other_settings: Mutex<Vec<String>>,
+    /// The query for the number of replicas that have all writes.
+    replica_count: CoalescedQuery<u64>,
     runtime: Handle,
-    /// The task that watches for failovers, if the servers announce them.
-    failover_watch: Option<JoinHandle<()>>,
 }
 
 /// The settings of a [`Redis`].
@@ -196,42 +205,29 @@ impl Names {
 }
 
 impl Redis {
-    /// Creates the connections of the process `own_id`. They are opened when they are needed for the first time.
-    pub(crate) fn new(
-        url: ServerUrl,
-        namespace: &str,
-        own_id: Peer,
-        settings: RedisSettings,
-        runtime: &Handle,
-    ) -> Self {
-        let names = Names::new(namespace, url.database());
-        let requires_replicas = settings.replicas > 0;
-        let connector = Connector::new(
-            url,
-            &names.state,
-            settings.deadline,
-            requires_replicas,
-            runtime,
-        );
+    /// Creates the access of the cache `own_id` to a namespace, over the connections of a hub.
+    pub(crate) fn new(hub: &Hub, namespace: &str, own_id: Peer, settings: RedisSettings) -> Self {
+        let names = Names::new(namespace, hub.url.database());
+        let link = hub.link(&names.state);
+        link.deadline.include(settings.deadline);
         let limits = TimeLimits {
             deadline: settings.deadline,
             max_wait: settings.lease.min(MAX_QUEUE_TIME),
         };
         Self {
-            failover_watch: connector.watch_failovers(runtime),
-            connector,
             names,
             own_id,
             settings,
-            small: FlowControl::new(SMALL_WINDOW, limits, runtime.clone()),
-            bulk: FlowControl::new(BULK_WINDOW, limits, runtime.clone()),
+            limits,
             value_size: ExpectedSize::new(MAX_SMALL_VALUE_SIZE / 4),
             plain_reads: PlainReads::new(),
             reads: Batches::default(),
             invalidations: Batches::default(),
             position: Mutex::default(),
             other_settings: Mutex::default(),
-            runtime: runtime.clone(),
+            replica_count: CoalescedQuery::new(link.runtime.clone()),
+            runtime: link.runtime.clone(),
+            link,
         }
     }
 
@@ -289,14 +285,6 @@ impl Redis {
     }
 }
 
-impl Drop for Redis {
-    fn drop(&mut self) {
-        if let Some(failover_watch) = &self.failover_watch {
-            failover_watch.abort();
-        }
-    }
-}
-
 impl Remote for Arc<Redis> {
     fn lookup<'a>(
         &'a self,
@@ -321,7 +309,7 @@ impl Remote for Arc<Redis> {
     }
 
     fn max_value_size(&self) -> usize {
-        self.connector.max_argument_size()
+        self.link.connector.max_argument_size()
     }
 
     fn renew(&self, nonce: u64, lease: Duration) -> RemoteFuture<'_, ()> {
@@ -380,7 +368,7 @@ impl Remote for Arc<Redis> {
     }
 
     fn warnings(&self) -> Vec<Warning> {
-        let mut warnings = self.connector.warnings();
+        let mut warnings = self.link.connector.warnings();
         warnings.extend(self.plain_reads.refusal().map(Warning::Forbidden));
         let others = self.other_settings.lock();
         if !others.is_empty() {
@@ -398,8 +386,12 @@ impl Remote for Arc<Redis> {
                 self.names.events.clone(),
                 self.names.peer_channel(self.own_id),
             ];
-            let subscribing = self.connector.subscribe(&channels);
-            let subscribing = tokio::time::timeout(self.connector.connect_timeout(), subscribing);
+            let subscribing = async {
+                let connection = self.link.connector.subscription().await?;
+                connection.subscribe(channels).await
+            };
+            let timeout = self.link.deadline.connect_timeout();
+            let subscribing = tokio::time::timeout(timeout, subscribing);
             let subscription = subscribing.await.unwrap_or(Err(RemoteError::Timeout))?;
             Ok(Box::new(subscription) as Box<dyn Messages>)
         })

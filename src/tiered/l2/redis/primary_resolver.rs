@@ -6,6 +6,7 @@
 //! the old primary has confirmed was written before the first write to the new one.
 
 use crate::tiered::l2::redis::coalesced_query::CoalescedQuery;
+use crate::tiered::l2::redis::longest_deadline::LongestDeadline;
 use crate::tiered::l2::redis::shared_connection::SharedConnection;
 use crate::tiered::l2::redis::topology::{Primary, Vote, cluster_vote, majority};
 use crate::tiered::l2::redis::url::{Address, ServerUrl, Topology};
@@ -31,10 +32,7 @@ pub(super) struct PrimaryResolver {
     url: Arc<ServerUrl>,
     /// A key of the namespace: a cluster has a primary for each slot.
     key: String,
-    /// Longest time that a voter may take to reply. It is half of a caller's deadline.
-    deadline: Duration,
-    /// Longest time that connecting may take.
-    connect_timeout: Duration,
+    deadline: Arc<LongestDeadline>,
     runtime: Handle,
     connections: Mutex<HashMap<Address, Arc<VoterConnection>>>,
     /// The voters of a cluster, according to their last majority.
@@ -47,15 +45,13 @@ impl PrimaryResolver {
     pub(super) fn new(
         url: Arc<ServerUrl>,
         key: &str,
-        deadline: Duration,
-        connect_timeout: Duration,
+        deadline: Arc<LongestDeadline>,
         runtime: &Handle,
     ) -> Self {
         Self {
             url,
             key: key.into(),
-            deadline: deadline / 2,
-            connect_timeout,
+            deadline,
             runtime: runtime.clone(),
             connections: Mutex::default(),
             known_voters: Mutex::default(),
@@ -155,10 +151,8 @@ impl PrimaryResolver {
     fn connection(&self, address: &Address) -> Arc<VoterConnection> {
         let mut connections = self.connections.lock();
         let new = || {
-            Arc::new(SharedConnection::new(
-                self.connect_timeout,
-                self.runtime.clone(),
-            ))
+            let deadline = Arc::clone(&self.deadline);
+            Arc::new(SharedConnection::new(deadline, self.runtime.clone()))
         };
         Arc::clone(connections.entry(address.clone()).or_insert_with(new))
     }
@@ -169,12 +163,7 @@ impl PrimaryResolver {
         let asking = async {
             let connect = || {
                 let client = self.url.voter_client(&address);
-                let config = AsyncConnectionConfig::new().set_response_timeout(None);
-                async move {
-                    let client = client?;
-                    let connection = client.get_multiplexed_async_connection_with_config(&config);
-                    Ok(connection.await?)
-                }
+                async move { Ok(client?.connect(AsyncConnectionConfig::new()).await?) }
             };
             let mut is_retry = false;
             loop {
@@ -191,7 +180,8 @@ impl PrimaryResolver {
                 is_retry = true;
             }
         };
-        let vote = tokio::time::timeout(self.deadline, asking).await;
+        // A voter may take half of a caller's deadline.
+        let vote = tokio::time::timeout(self.deadline.get() / 2, asking).await;
         vote.unwrap_or_else(|_| {
             shared.discard_open();
             Err(RemoteError::Timeout)
@@ -214,7 +204,7 @@ impl PrimaryResolver {
                     if watching.await.is_ok() {
                         // The subscription has ended or failed. Until the next attempt, the other sentinels and polls
                         // detect a failover.
-                        tokio::time::sleep(self.connect_timeout).await;
+                        tokio::time::sleep(self.deadline.connect_timeout()).await;
                     }
                 }
             }
@@ -227,7 +217,7 @@ impl PrimaryResolver {
         let Topology::Sentinels { service, .. } = &self.url.topology else {
             return Ok(());
         };
-        let mut events = self.url.voter_client(address)?.get_async_pubsub().await?;
+        let mut events = self.url.voter_client(address)?.subscribe().await?;
         events.subscribe("+switch-master").await?;
         let mut events = events.into_on_message();
         while let Some(event) = events.next().await {

@@ -2,14 +2,16 @@
 //! deadline. It is repeated if the server has closed the connection.
 
 use crate::tiered::l2::envelope::millis;
-use crate::tiered::l2::redis::connection::{BulkConnection, Connection, ServerInfo};
+use crate::tiered::l2::redis::connection::{Connection, ServerInfo, SideConnection};
 use crate::tiered::l2::redis::flow_control::FlowControl;
 use crate::tiered::l2::redis::server_connection::ServerConnection;
+use crate::tiered::l2::redis::silence::Silence;
 use crate::tiered::l2::redis::window::Permit;
 use crate::tiered::l2::redis::{Redis, STATE_RETENTION_MILLIS, entropy, malformed_reply};
 use crate::tiered::l2::remote::RemoteError;
 use redis::{Cmd, Pipeline, RedisResult, Value};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Number of times that a round trip is repeated on a fresh connection after its connection was closed. It is two,
 /// because the first fresh connection may have been opened for another call, before the server closed all connections
@@ -69,16 +71,16 @@ impl RoundTrip {
 /// The connections that an attempt has used, by their numbers.
 #[derive(Default)]
 struct UsedConnections {
-    main: Option<u64>,
-    bulk: Option<(Arc<BulkConnection>, u64)>,
+    main: Option<(u64, Arc<Silence>)>,
+    bulk: Option<(Arc<SideConnection>, u64)>,
 }
 
 impl Redis {
     /// Returns the flow control of the connection that a priority class uses.
     fn flow_control(&self, class: PriorityClass) -> &FlowControl {
         match class {
-            PriorityClass::Control | PriorityClass::Small => &self.small,
-            PriorityClass::Bulk => &self.bulk,
+            PriorityClass::Control | PriorityClass::Small => &self.link.small,
+            PriorityClass::Bulk => &self.link.bulk,
         }
     }
 
@@ -128,20 +130,25 @@ impl Redis {
         let flow_control = self.flow_control(round_trip.class);
         // Shared with the task of `transfer`, which may outlive this call, and kept for retries.
         let permit = Arc::new(match round_trip.class {
-            PriorityClass::Control => flow_control.admit_immediately(round_trip.bytes),
+            PriorityClass::Control => flow_control.admit_immediately(round_trip.bytes, self.limits),
             PriorityClass::Small | PriorityClass::Bulk => {
                 flow_control
-                    .admit(round_trip.bytes, round_trip.max_bytes)
+                    .admit(round_trip.bytes, round_trip.max_bytes, self.limits)
                     .await?
             }
         });
         let mut used = UsedConnections::default();
+        let begun = Instant::now();
         let attempts = self.retry(round_trip, &calls, &permit, &mut used);
         let result = tokio::time::timeout(permit.allowance(), attempts).await;
         let result = result.unwrap_or(Err(RemoteError::Timeout));
-        flow_control.note(&result);
+        let is_timeout = matches!(result, Err(RemoteError::Timeout));
+        // A short deadline of one cache says nothing about the calls of others.
+        if !is_timeout || self.limits.deadline >= self.link.deadline.get() {
+            flow_control.note(&result);
+        }
         if let Err(error) = &result {
-            self.discard_failed(round_trip.class, used, error);
+            self.discard_failed(round_trip.class, used, error, begun);
         }
         result
     }
@@ -155,12 +162,13 @@ impl Redis {
         permit: &Arc<Permit>,
         used: &mut UsedConnections,
     ) -> Result<(Replies, Arc<ServerInfo>), RemoteError> {
+        let begun = Instant::now();
         let mut retries = 0;
         loop {
             match self.attempt(round_trip, calls, permit, used).await {
                 Err(error @ RemoteError::Disconnected(_)) if retries < MAX_RETRIES => {
                     retries += 1;
-                    self.discard_failed(round_trip.class, std::mem::take(used), &error);
+                    self.discard_failed(round_trip.class, std::mem::take(used), &error, begun);
                 }
                 result => return result,
             }
@@ -175,11 +183,11 @@ impl Redis {
         permit: &Arc<Permit>,
         used: &mut UsedConnections,
     ) -> Result<(Replies, Arc<ServerInfo>), RemoteError> {
-        let (number, connection) = self.connector.get().await?;
-        used.main = Some(number);
+        let (number, connection) = self.link.connector.get().await?;
+        used.main = Some((number, Arc::clone(&connection.silence)));
         if round_trip.check == PrimaryCheck::Before {
             self.check_primary(&connection).await?;
-            self.connector.check_settings(&connection).await?;
+            self.link.connector.check_settings(&connection).await?;
         }
         let mut pipeline = calls(&connection);
         pipeline.ignore_errors();
@@ -188,15 +196,18 @@ impl Redis {
             used.bulk = Some((Arc::clone(&connection.bulk), number));
             self.transfer(bulk, pipeline, Arc::clone(permit)).await?
         } else {
-            pipeline.query_async(&mut connection.main.clone()).await?
+            let replies = pipeline.query_async(&mut connection.main.clone()).await?;
+            connection.silence.end();
+            replies
         };
+        let replies: Vec<RedisResult<Value>> = replies;
         let replies = replies.into_iter().map(|reply| reply.map_err(Into::into));
         let replies: Replies = replies.collect();
         for reply in &replies {
             if let Err(error @ RemoteError::Disconnected(_)) = reply {
                 // The server itself reports that its scripts or its role have changed, so all connections to it are
                 // stale.
-                self.connector.discard(number);
+                self.link.connector.discard(number);
                 return Err(error.clone());
             }
         }
@@ -222,15 +233,26 @@ impl Redis {
         Ok(replies?)
     }
 
-    /// Discards the connection that has failed.
-    fn discard_failed(&self, class: PriorityClass, used: UsedConnections, error: &RemoteError) {
+    /// Discards the connection that has failed, of a call that began at `begun`.
+    fn discard_failed(
+        &self,
+        class: PriorityClass,
+        used: UsedConnections,
+        error: &RemoteError,
+        begun: Instant,
+    ) {
         use RemoteError::{Disconnected, Timeout, Undecided};
         match (error, used.bulk, used.main) {
             (Timeout | Disconnected(_), Some((bulk, number)), _) => bulk.discard(number),
             // A slow large value says nothing about the connection for small ones.
             (Timeout, None, _) if class == PriorityClass::Bulk => {}
-            (Timeout | Disconnected(_) | Undecided(_), _, Some(number)) => {
-                self.connector.discard(number);
+            (Timeout, _, Some((number, silence)))
+                if silence.note_timeout(begun) >= self.link.deadline.get() =>
+            {
+                self.link.connector.discard(number);
+            }
+            (Disconnected(_) | Undecided(_), _, Some((number, _))) => {
+                self.link.connector.discard(number);
             }
             _ => {}
         }
@@ -239,14 +261,13 @@ impl Redis {
     /// Checks that the server of this connection was the primary at some time after this call, and that enough replicas
     /// have all writes from before it.
     async fn check_primary(&self, connection: &Connection) -> Result<(), RemoteError> {
-        self.connector.check_primary(connection).await?;
-        let Some(replica_wait) = &connection.replica_wait else {
+        self.link.connector.check_primary(connection).await?;
+        let required = self.settings.replicas;
+        if required == 0 {
             return Ok(());
-        };
-        let replicas = replica_wait
-            .query
-            .run(|| self.count_replicas(replica_wait.connection.clone()));
-        let (found, required) = (replicas.await?, self.settings.replicas);
+        }
+        let count = || self.count_replicas(Arc::clone(&connection.replica_wait));
+        let found = self.replica_count.run(count).await?;
         if found < required {
             let why = format!("{found} replicas have the write, {required} are required");
             return Err(RemoteError::Undecided(why));
@@ -258,7 +279,7 @@ impl Redis {
     /// counts replicas only up to the last write of its own connection.
     fn count_replicas(
         &self,
-        mut connection: ServerConnection,
+        connection: Arc<SideConnection>,
     ) -> impl Future<Output = Result<u64, RemoteError>> + Send + use<> {
         let mut calls = Pipeline::new();
         let write = calls.cmd("SET").arg(&self.names.mark).arg(entropy());
@@ -267,6 +288,7 @@ impl Redis {
         calls.cmd("WAIT").arg(self.settings.replicas);
         calls.arg(millis(deadline / 2));
         async move {
+            let (_, mut connection) = connection.get().await?;
             // It runs in a task, which would never end on a connection that was cut.
             let replies = tokio::time::timeout(deadline, calls.query_async(&mut connection)).await;
             let (count,): (u64,) = replies.map_err(|_| RemoteError::Timeout)??;

@@ -1,9 +1,10 @@
 //! A connection to a server whose calls end when it is closed.
 
+use crate::tiered::l2::redis::url::ServerClient;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisFuture,
-    RedisResult, Value,
+    AsyncConnectionConfig, Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisFuture, RedisResult,
+    Value,
 };
 use std::convert::Infallible;
 use std::io;
@@ -24,7 +25,10 @@ pub(super) struct ServerConnection {
 
 impl ServerConnection {
     /// Connects to the server of a client that speaks RESP3.
-    pub(super) async fn open(client: &Client, connect_timeout: Duration) -> RedisResult<Self> {
+    pub(super) async fn open(
+        client: &ServerClient,
+        connect_timeout: Duration,
+    ) -> RedisResult<Self> {
         let (close, closed) = watch::channel(false);
         let note = move |push: PushInfo| {
             if push.kind == PushKind::Disconnection {
@@ -34,11 +38,9 @@ impl ServerConnection {
         };
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(connect_timeout))
-            .set_response_timeout(None)
             .set_push_sender(note);
-        let connection = client.get_multiplexed_async_connection_with_config(&config);
         Ok(Self {
-            connection: connection.await?,
+            connection: client.connect(config).await?,
             closed,
         })
     }

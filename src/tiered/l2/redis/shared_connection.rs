@@ -1,12 +1,13 @@
 //! One connection at a time, shared by all callers that need it.
 
 use crate::random;
+use crate::tiered::l2::redis::longest_deadline::LongestDeadline;
 use crate::tiered::l2::remote::RemoteError;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use std::future::Future;
-use std::time::Duration;
+use std::sync::Arc;
 use tokio::runtime::Handle;
 
 /// The result of opening a connection, for all callers that wait for it.
@@ -14,16 +15,16 @@ type Attempt<C> = Shared<BoxFuture<'static, Result<C, RemoteError>>>;
 
 /// Opens one connection at a time, shared by all callers that need it.
 pub(super) struct SharedConnection<C> {
-    connect_timeout: Duration,
+    deadline: Arc<LongestDeadline>,
     /// The runtime for connections, which outlive the runtimes of their callers.
     runtime: Handle,
     current: Mutex<Option<(u64, Attempt<C>)>>,
 }
 
 impl<C: Clone + Send + Sync + 'static> SharedConnection<C> {
-    pub(super) fn new(connect_timeout: Duration, runtime: Handle) -> Self {
+    pub(super) fn new(deadline: Arc<LongestDeadline>, runtime: Handle) -> Self {
         Self {
-            connect_timeout,
+            deadline,
             runtime,
             current: Mutex::new(None),
         }
@@ -52,7 +53,7 @@ impl<C: Clone + Send + Sync + 'static> SharedConnection<C> {
         &self,
         connecting: impl Future<Output = Result<C, RemoteError>> + Send + 'static,
     ) -> Attempt<C> {
-        let connecting = tokio::time::timeout(self.connect_timeout, connecting);
+        let connecting = tokio::time::timeout(self.deadline.connect_timeout(), connecting);
         let result = self.runtime.spawn(connecting).map(|result| match result {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(RemoteError::Timeout),

@@ -1,9 +1,10 @@
 //! The addresses and logins in a URL.
 
 use crate::error::BuildError;
+use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{
-    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    ProtocolVersion, RedisConnectionInfo,
 };
 
 /// Host and port of a server, or the path of its socket.
@@ -26,21 +27,75 @@ pub(super) enum Topology {
 /// The servers that a URL names.
 #[derive(Clone)]
 pub(crate) struct ServerUrl {
+    /// The text of the URL, which may contain a password.
+    text: String,
     pub(super) topology: Topology,
     /// The first server named, and the login for servers.
     server: ConnectionInfo,
     /// The login for the servers that decide which server is the primary.
     voter_login: RedisConnectionInfo,
     certificates: Certificates,
+    credentials: Credentials,
+}
+
+/// A server to connect to, with the login.
+#[derive(Clone)]
+pub(super) struct ServerClient {
+    client: Client,
+    credentials: Credentials,
+}
+
+/// The source of credentials that change, if there is one.
+#[derive(Clone, Default)]
+pub(super) struct Credentials {
+    #[cfg(feature = "redis-credentials")]
+    provider: Option<Provider>,
+}
+
+#[cfg(feature = "redis-credentials")]
+#[derive(Clone)]
+struct Provider(std::sync::Arc<dyn redis::StreamingCredentialsProvider>);
+
+#[cfg(feature = "redis-credentials")]
+impl redis::StreamingCredentialsProvider for Provider {
+    fn subscribe(
+        &self,
+    ) -> futures_util::stream::BoxStream<'static, redis::RedisResult<redis::BasicAuth>> {
+        self.0.subscribe()
+    }
+}
+
+impl Credentials {
+    #[cfg(feature = "redis-credentials")]
+    pub(super) fn new(provider: impl redis::StreamingCredentialsProvider + 'static) -> Self {
+        Self {
+            provider: Some(Provider(std::sync::Arc::new(provider))),
+        }
+    }
+
+    #[cfg(not(feature = "redis-credentials"))]
+    #[allow(clippy::unused_self)] // The signature is the same as with the feature.
+    fn apply(&self, config: AsyncConnectionConfig) -> AsyncConnectionConfig {
+        config
+    }
+
+    /// Returns the configuration of a connection with these credentials.
+    #[cfg(feature = "redis-credentials")]
+    fn apply(&self, config: AsyncConnectionConfig) -> AsyncConnectionConfig {
+        match self.provider.clone() {
+            Some(provider) => config.set_credentials_provider(provider),
+            None => config,
+        }
+    }
 }
 
 /// Certificates in addition to those that the machine trusts.
 #[derive(Clone, Default)]
 pub(crate) struct Certificates {
     #[cfg(feature = "redis-tls")]
-    pub(crate) root: Option<Vec<u8>>,
+    root: Option<Vec<u8>>,
     #[cfg(feature = "redis-tls")]
-    pub(crate) client: Option<redis::ClientTlsConfig>,
+    client: Option<redis::ClientTlsConfig>,
 }
 
 /// The default port of sentinels.
@@ -139,6 +194,13 @@ fn parse(url: &str) -> Result<ConnectionInfo, UrlError> {
     Ok(info)
 }
 
+/// Compares the servers and the logins.
+impl PartialEq for ServerUrl {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text && self.certificates == other.certificates
+    }
+}
+
 impl ServerUrl {
     /// Parses a URL.
     ///
@@ -149,9 +211,18 @@ impl ServerUrl {
         certificates.check()?;
         let parsed = Self::parse(url).map_err(BuildError::RedisUrl)?;
         Ok(Self {
+            text: url.into(),
             certificates,
             ..parsed
         })
+    }
+
+    /// Returns the servers with credentials in place of those in the URL.
+    pub(super) fn with_credentials(self, credentials: Credentials) -> Self {
+        Self {
+            credentials,
+            ..self
+        }
     }
 
     fn parse(url: &str) -> Result<Self, UrlError> {
@@ -175,6 +246,8 @@ impl ServerUrl {
                 server: parse(url)?,
                 voter_login: RedisConnectionInfo::default(),
                 certificates: Certificates::default(),
+                credentials: Credentials::default(),
+                text: String::new(),
             }),
         }
     }
@@ -199,6 +272,8 @@ impl ServerUrl {
             server: parts.parse(parts.login, parts.hosts[0], database)?,
             voter_login: sentinel.redis_settings().clone(),
             certificates: Certificates::default(),
+            credentials: Credentials::default(),
+            text: String::new(),
         })
     }
 
@@ -217,6 +292,8 @@ impl ServerUrl {
             voter_login: server.redis_settings().clone(),
             server,
             certificates: Certificates::default(),
+            credentials: Credentials::default(),
+            text: String::new(),
         })
     }
 
@@ -237,14 +314,20 @@ impl ServerUrl {
 
     /// Returns a client of the server at `address`, or of the one that the URL names if that is `None`. It speaks
     /// RESP3, the protocol in which servers push messages.
-    pub(super) fn client(&self, address: Option<&str>) -> redis::RedisResult<Client> {
+    pub(super) fn client(&self, address: Option<&str>) -> redis::RedisResult<ServerClient> {
         let login = self.server.redis_settings().clone();
-        self.client_of(address, login.set_protocol(ProtocolVersion::RESP3))
+        let login = login.set_protocol(ProtocolVersion::RESP3);
+        self.client_of(address, login, &self.credentials)
     }
 
     /// Returns a client of a voter.
-    pub(super) fn voter_client(&self, address: &str) -> redis::RedisResult<Client> {
-        self.client_of(Some(address), self.voter_login.clone())
+    pub(super) fn voter_client(&self, address: &str) -> redis::RedisResult<ServerClient> {
+        // A sentinel has a login of its own.
+        let credentials = match self.topology {
+            Topology::Sentinels { .. } => &Credentials::default(),
+            Topology::Cluster { .. } | Topology::SingleServer => &self.credentials,
+        };
+        self.client_of(Some(address), self.voter_login.clone(), credentials)
     }
 
     /// Returns a client of the server at `address` with this login.
@@ -252,7 +335,8 @@ impl ServerUrl {
         &self,
         address: Option<&str>,
         login: RedisConnectionInfo,
-    ) -> redis::RedisResult<Client> {
+        credentials: &Credentials,
+    ) -> redis::RedisResult<ServerClient> {
         let mut info = self.server.clone().set_redis_settings(login);
         if let Some((host, port)) = address.and_then(split) {
             let addr = match self.server.addr() {
@@ -266,11 +350,53 @@ impl ServerUrl {
             };
             info = info.set_addr(addr);
         }
-        self.certificates.client(info)
+        let client = self.certificates.client(info)?;
+        let credentials = credentials.clone();
+        Ok(ServerClient {
+            client,
+            credentials,
+        })
+    }
+}
+
+impl ServerClient {
+    /// Connects to the server. Calls on the connection have no time limit of their own.
+    pub(super) async fn connect(
+        &self,
+        config: AsyncConnectionConfig,
+    ) -> redis::RedisResult<MultiplexedConnection> {
+        let config = self.credentials.apply(config.set_response_timeout(None));
+        self.client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+    }
+
+    /// Connects for a subscription to a sentinel's events.
+    pub(super) async fn subscribe(&self) -> redis::RedisResult<PubSub> {
+        self.client.get_async_pubsub().await
+    }
+}
+
+impl PartialEq for Certificates {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
     }
 }
 
 impl Certificates {
+    #[cfg(feature = "redis-tls")]
+    pub(crate) fn set_root(&mut self, pem: impl Into<Vec<u8>>) {
+        self.root = Some(pem.into());
+    }
+
+    #[cfg(feature = "redis-tls")]
+    pub(crate) fn set_client(&mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) {
+        self.client = Some(redis::ClientTlsConfig {
+            client_cert: certificate.into(),
+            client_key: key.into(),
+        });
+    }
+
     #[cfg(not(feature = "redis-tls"))]
     #[allow(clippy::unused_self)] // The signature is the same as with the feature.
     fn client(&self, info: ConnectionInfo) -> redis::RedisResult<Client> {
@@ -281,6 +407,28 @@ impl Certificates {
     #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // The signature is the same as with the feature.
     fn check(&self) -> Result<(), BuildError> {
         Ok(())
+    }
+
+    /// Returns `true` if there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.parts() == [None; 3]
+    }
+
+    #[cfg(not(feature = "redis-tls"))]
+    #[allow(clippy::unused_self)] // The signature is the same as with the feature.
+    fn parts(&self) -> [Option<&[u8]>; 3] {
+        [None; 3]
+    }
+
+    /// Returns the root certificate, the client's certificate and its key.
+    #[cfg(feature = "redis-tls")]
+    fn parts(&self) -> [Option<&[u8]>; 3] {
+        let client = self.client.as_ref();
+        [
+            self.root.as_deref(),
+            client.map(|client| &*client.client_cert),
+            client.map(|client| &*client.client_key),
+        ]
     }
 
     /// Checks that the certificates can be parsed, so that an error shows before the first connection.
@@ -378,7 +526,7 @@ mod tests {
         );
         let server = server_url.client(Some("::1:2")).unwrap();
         assert_eq!(
-            server.get_connection_info().addr(),
+            server.client.get_connection_info().addr(),
             &ConnectionAddr::Tcp("::1".into(), 2)
         );
         let seeds = vec!["a:6379".into(), "b:7".into()];

@@ -19,7 +19,7 @@ pub(super) const MIN_THROUGHPUT: usize = 1 << 20;
 /// behind it by that much. A call that is polled too late, on a busy machine, begins nevertheless.
 pub(super) const PICK_UP_TIME: Duration = Duration::from_millis(20);
 
-/// Time limits of the calls on a connection.
+/// Time limits of the calls of a cache.
 #[derive(Clone, Copy)]
 pub(super) struct TimeLimits {
     /// Deadline of a call that waits for no bytes.
@@ -30,7 +30,6 @@ pub(super) struct TimeLimits {
 
 /// The bytes in flight on one connection, and their limit. It is shared with the tasks in which calls wait.
 pub(super) struct Window {
-    pub(super) limits: TimeLimits,
     /// Size of the window, in units.
     pub(super) units: u32,
     pub(super) free_units: Arc<Semaphore>,
@@ -75,7 +74,7 @@ impl Permit {
 
     /// Begins the call, which is expected to transfer `bytes` and transfers up to `max_bytes`. If another call was
     /// admitted in its place, its bytes come on top of the window.
-    pub(super) fn begin(self, bytes: usize, max_bytes: usize) -> Self {
+    pub(super) fn begin(self, bytes: usize, max_bytes: usize, limits: TimeLimits) -> Self {
         let window = Arc::clone(&self.window);
         let mut permit = if window.end_after(self.number, PICK_UP_TIME) {
             self
@@ -84,9 +83,9 @@ impl Permit {
         };
         // The call's own bytes are in flight already.
         let in_flight = window.in_flight.load(Relaxed);
-        let time = window.limits.deadline + transfer_time(in_flight);
+        let time = limits.deadline + transfer_time(in_flight);
         permit.allowance = time + transfer_time(max_bytes.saturating_sub(bytes));
-        window.end_after(permit.number, time.min(window.limits.max_wait));
+        window.end_after(permit.number, time.min(limits.max_wait));
         permit
     }
 }
@@ -122,10 +121,9 @@ impl Drop for CountedBytes {
 
 impl Window {
     /// Creates a window of this many bytes.
-    pub(super) fn new(bytes: usize, limits: TimeLimits) -> Self {
+    pub(super) fn new(bytes: usize) -> Self {
         let units = u32::try_from(bytes / UNIT_SIZE).unwrap_or(u32::MAX).max(1);
         Self {
-            limits,
             units,
             free_units: Arc::new(Semaphore::new(units as usize)),
             queue_head: tokio::sync::Mutex::default(),

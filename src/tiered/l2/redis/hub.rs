@@ -1,0 +1,195 @@
+//! The connections of a process to the servers of one URL.
+
+use crate::error::BuildError;
+use crate::tiered::l2::redis::hub_builder::RedisHubBuilder;
+use crate::tiered::l2::redis::link::Link;
+use crate::tiered::l2::redis::url::{ServerUrl, Topology};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+use tokio::runtime::Handle;
+
+/// The hubs of all URLs that caches of this process use. A hub ends with its last cache.
+static HUBS: Mutex<Vec<Weak<Hub>>> = Mutex::new(Vec::new());
+
+/// The links to the primaries behind a URL.
+pub(crate) struct Hub {
+    pub(super) url: Arc<ServerUrl>,
+    /// The runtime that drives the connections.
+    pub(super) runtime: Handle,
+    /// The links, by the name that decides which primary serves a namespace.
+    links: Mutex<HashMap<String, Weak<Link>>>,
+}
+
+impl Hub {
+    fn new(url: ServerUrl, runtime: Handle) -> Self {
+        Self {
+            url: Arc::new(url),
+            runtime,
+            links: Mutex::default(),
+        }
+    }
+
+    /// Returns the hub of the URL in this runtime, which all caches with the same URL and certificates share.
+    pub(crate) fn shared(url: ServerUrl, runtime: &Handle) -> Arc<Self> {
+        let mut hubs = HUBS.lock();
+        hubs.retain(|hub| hub.strong_count() > 0);
+        let is_same = |hub: &Arc<Self>| hub.runtime.id() == runtime.id() && *hub.url == url;
+        let known = hubs.iter().filter_map(Weak::upgrade).find(is_same);
+        known.unwrap_or_else(|| {
+            let hub = Arc::new(Self::new(url, runtime.clone()));
+            hubs.push(Arc::downgrade(&hub));
+            hub
+        })
+    }
+
+    /// Returns `true` if another server may become the primary while clients are still connected to the old one.
+    pub(crate) fn fails_over(&self) -> bool {
+        self.url.fails_over()
+    }
+
+    /// Returns the link to the primary that serves the namespace with the key `key`.
+    pub(super) fn link(&self, key: &str) -> Arc<Link> {
+        // Namespaces of a cluster are in different slots, which may be on different servers.
+        let name = match self.url.topology {
+            Topology::Cluster { .. } => key,
+            Topology::SingleServer | Topology::Sentinels { .. } => "",
+        };
+        let mut links = self.links.lock();
+        links.retain(|_, link| link.strong_count() > 0);
+        links.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let link = Arc::new(Link::new(&self.url, key, &self.runtime));
+            links.insert(name.into(), Arc::downgrade(&link));
+            link
+        })
+    }
+}
+
+/// The connections of a process to Redis, which several caches share.
+///
+/// Caches with the same URL and certificates in one runtime share their connections without this type: one for small
+/// values, one for large values, and one for messages. Create a hub to set
+#[cfg_attr(
+    feature = "redis-credentials",
+    doc = "[credentials that change](RedisHubBuilder::credentials),"
+)]
+#[cfg_attr(
+    not(feature = "redis-credentials"),
+    doc = "credentials that change (feature `redis-credentials`),"
+)]
+/// or to drive the connections in another runtime than that in which the caches are built.
+///
+/// Clones share the connections. They are opened when a cache needs them, and closed with the last cache.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), hotset::BuildError> {
+/// use hotset::{LocalCache, RedisHub, TieredCache};
+///
+/// let hub = RedisHub::connect("redis://127.0.0.1/")?;
+/// let prices: TieredCache<String, u64> = LocalCache::builder()
+///     .capacity(100_000)
+///     .redis(&hub, "prices")
+///     .build()?;
+/// let names: TieredCache<u64, String> = LocalCache::builder()
+///     .capacity(10_000)
+///     .redis(&hub, "names")
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RedisHub(pub(crate) Arc<Hub>);
+
+impl RedisHub {
+    /// Creates a hub whose connections are driven by the current tokio runtime. `url` is that of
+    /// [`LocalCacheBuilder::redis`](crate::LocalCacheBuilder::redis). The servers need not be reachable.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the URL is invalid, or if this is not called in a tokio runtime.
+    pub fn connect(url: impl Into<String>) -> Result<Self, BuildError> {
+        Self::builder(url).build()
+    }
+
+    /// Returns a builder of a hub.
+    pub fn builder(url: impl Into<String>) -> RedisHubBuilder {
+        RedisHubBuilder::new(url.into())
+    }
+
+    /// Creates a hub in the current runtime.
+    pub(super) fn new(url: ServerUrl) -> Result<Self, BuildError> {
+        let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
+        Ok(Self(Arc::new(Hub::new(url, runtime))))
+    }
+}
+
+impl fmt::Debug for RedisHub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the URL, which may contain a password.
+        f.debug_struct("RedisHub").finish_non_exhaustive()
+    }
+}
+
+/// The Redis of a cache: its URL, or a [`RedisHub`].
+///
+/// [`LocalCacheBuilder::redis`](crate::LocalCacheBuilder::redis) accepts everything that converts into it: strings, and
+/// hubs by value or by reference.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), hotset::BuildError> {
+/// use hotset::{LocalCache, RedisHub, RedisServer};
+///
+/// fn server(hub: Option<&RedisHub>) -> RedisServer {
+///     hub.map_or("redis://127.0.0.1/".into(), RedisServer::from)
+/// }
+///
+/// let builder = LocalCache::<String, u64>::builder()
+///     .capacity(100_000)
+///     .redis(server(None), "prices");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct RedisServer(pub(crate) Server);
+
+/// The two kinds of a [`RedisServer`].
+#[derive(Clone)]
+pub(crate) enum Server {
+    Url(String),
+    Hub(RedisHub),
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the URL, which may contain a password.
+        f.write_str(match self {
+            Self::Url(_) => "Url(..)",
+            Self::Hub(_) => "Hub(..)",
+        })
+    }
+}
+
+impl<U: Into<String>> From<U> for RedisServer {
+    fn from(url: U) -> Self {
+        Self(Server::Url(url.into()))
+    }
+}
+
+impl From<RedisHub> for RedisServer {
+    fn from(hub: RedisHub) -> Self {
+        Self(Server::Hub(hub))
+    }
+}
+
+impl From<&RedisHub> for RedisServer {
+    fn from(hub: &RedisHub) -> Self {
+        hub.clone().into()
+    }
+}
