@@ -4,10 +4,11 @@
 //! read of the state serves all of them.
 
 use crate::tiered::l2::redis::Redis;
-use crate::tiered::l2::redis::batching::{Batched, Batches, Queued};
+use crate::tiered::l2::redis::batching::{Batched, Batches};
 use crate::tiered::l2::redis::plain_read::PlainReplies;
 use crate::tiered::l2::remote::{LookupReply, LookupRequest, RemoteError, Token};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A read of one value.
 pub(super) struct BatchedRead {
@@ -27,9 +28,13 @@ impl BatchedRead {
 }
 
 impl Batched for BatchedRead {
+    type Owner = Redis;
+
     /// The reply, or `None` if a script has to decide, and the error of the server if the user lacks the right for plain
     /// reads.
     type Reply = (Option<LookupReply>, Option<String>);
+
+    const IS_READ: bool = true;
 
     fn batches(redis: &Redis) -> &Batches<Self> {
         &redis.reads
@@ -39,28 +44,15 @@ impl Batched for BatchedRead {
         redis.batch_len()
     }
 
-    async fn send(redis: &Arc<Redis>, reads: Vec<Queued<Self>>) {
-        // Callers may have been dropped.
-        let reads: Vec<_> = reads
-            .into_iter()
-            .filter(|read| !read.reply.is_closed())
-            .collect();
-        if reads.is_empty() {
-            return;
-        }
-        let requests: Vec<_> = reads.iter().map(|read| read.call.request()).collect();
-        match redis.read_plain(&requests).await {
-            Ok(PlainReplies { replies, refusal }) => {
-                for (read, reply) in reads.into_iter().zip(replies) {
-                    let _ = read.reply.send(Ok((reply, refusal.clone())));
-                }
-            }
-            Err(error) => {
-                for read in reads {
-                    let _ = read.reply.send(Err(error.clone()));
-                }
-            }
-        }
+    fn deadline(redis: &Redis) -> Duration {
+        redis.settings.deadline
+    }
+
+    async fn send(redis: &Arc<Redis>, reads: &[Self]) -> Result<Vec<Self::Reply>, RemoteError> {
+        let requests: Vec<_> = reads.iter().map(Self::request).collect();
+        let PlainReplies { replies, refusal } = redis.read_plain(&requests).await?;
+        let replies = replies.into_iter().map(|reply| (reply, refusal.clone()));
+        Ok(replies.collect())
     }
 }
 
@@ -81,7 +73,7 @@ impl Redis {
             lease_token: request.lease_token,
             head_only: request.head_only,
         };
-        let (reply, refusal) = self.send_batched(read).await?;
+        let (reply, refusal) = Batches::send(self, read, &self.runtime).await?;
         Ok(PlainReplies {
             replies: vec![reply],
             refusal,

@@ -5,12 +5,13 @@
 //!
 //! A call may belong to a future that nobody polls, so a round trip for several callers is made in a task.
 
-use crate::tiered::l2::redis::{MAX_QUEUE_TIME, Redis};
+use crate::tiered::l2::redis::{MAX_QUEUE_TIME, malformed_reply};
 use crate::tiered::l2::remote::RemoteError;
 use parking_lot::Mutex;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 /// Number of calls that are made at once, each in a round trip of its own.
@@ -20,25 +21,41 @@ const MAX_SINGLE_CALLS: usize = 2;
 const MAX_BATCHES: usize = 2;
 
 /// A kind of calls that are sent together.
-pub(super) trait Batched: Sized + Send + 'static {
+pub(super) trait Batched: Sized + Send + Sync + 'static {
+    /// The one that sends the calls.
+    type Owner: Send + Sync + 'static;
+
     /// The result for one caller.
     type Reply: Send + 'static;
 
-    /// Returns the calls of this kind on a server.
-    fn batches(redis: &Redis) -> &Batches<Self>;
+    /// The time for which the first call of a batch waits for others.
+    const GATHER_TIME: Duration = Duration::ZERO;
+
+    /// `true` if a call has no effect except its reply, so that it is left out if its caller was dropped.
+    const IS_READ: bool = false;
+
+    /// Returns the calls of this kind.
+    fn batches(owner: &Self::Owner) -> &Batches<Self>;
 
     /// Returns the largest number of calls in a batch.
-    fn max_len(redis: &Redis) -> usize;
+    fn max_len(owner: &Self::Owner) -> usize;
 
-    /// Sends a batch, and replies to each caller.
-    fn send(redis: &Arc<Redis>, calls: Vec<Queued<Self>>) -> impl Future<Output = ()> + Send;
+    /// Returns the time after which a call that was not sent fails.
+    fn deadline(owner: &Self::Owner) -> Duration;
+
+    /// Sends a batch in one round trip, and returns the result of each call.
+    fn send(
+        owner: &Arc<Self::Owner>,
+        calls: &[Self],
+    ) -> impl Future<Output = Result<Vec<Self::Reply>, RemoteError>> + Send;
 }
 
 /// A call that waits for the next batch.
-pub(super) struct Queued<B: Batched> {
-    pub(super) call: B,
-    pub(super) since: Instant,
-    pub(super) reply: oneshot::Sender<Result<B::Reply, RemoteError>>,
+struct Queued<B: Batched> {
+    call: B,
+    since: Instant,
+    /// The way of the result to the caller, who may have been dropped.
+    reply: oneshot::Sender<Result<B::Reply, RemoteError>>,
 }
 
 /// The calls of one kind in flight, and those that wait.
@@ -56,6 +73,34 @@ impl<B: Batched> Batches<B> {
     pub(super) fn begin_single(&self) -> Option<SingleCall<'_, B>> {
         let begins = self.0.lock().begin_single();
         begins.then(|| SingleCall(self))
+    }
+
+    /// Sends a call of the owner of these batches together with those of other callers.
+    pub(super) async fn send(
+        owner: &Arc<B::Owner>,
+        call: B,
+        runtime: &Handle,
+    ) -> Result<B::Reply, RemoteError> {
+        let (reply, receiver) = oneshot::channel();
+        let queued = Queued {
+            call,
+            since: Instant::now(),
+            reply,
+        };
+        if B::batches(owner).0.lock().push(queued) {
+            let sender = Sender::<B> {
+                owner: Arc::clone(owner),
+                has_ended: false,
+            };
+            runtime.spawn(sender.run());
+        }
+        // The time limit is for a runtime that is not driven. Otherwise the round trip ends in time.
+        let limit = 2 * B::deadline(owner) + MAX_QUEUE_TIME;
+        let received = tokio::time::timeout(limit, receiver).await;
+        let shut_down = || RemoteError::Disconnected("the runtime shuts down".into());
+        received
+            .map_err(|_| RemoteError::Timeout)?
+            .unwrap_or_else(|_| Err(shut_down()))
     }
 }
 
@@ -130,35 +175,70 @@ impl<T> Queue<T> {
 
 /// A task that sends batches.
 struct Sender<B: Batched> {
-    redis: Arc<Redis>,
+    owner: Arc<B::Owner>,
     has_ended: bool,
-    kind: std::marker::PhantomData<fn(B)>,
 }
 
 impl<B: Batched> Sender<B> {
     /// Sends batches until no call is queued.
     async fn run(mut self) {
         loop {
-            // Callers that are ready to run may queue further calls first.
-            tokio::task::yield_now().await;
-            let limit = B::max_len(&self.redis);
-            let calls = B::batches(&self.redis).0.lock().take(limit);
+            if B::GATHER_TIME.is_zero() {
+                // Callers that are ready to run may queue further calls first.
+                tokio::task::yield_now().await;
+            } else {
+                tokio::time::sleep(B::GATHER_TIME).await;
+            }
+            let limit = B::max_len(&self.owner);
+            let calls = B::batches(&self.owner).0.lock().take(limit);
             let Some(calls) = calls else {
                 self.has_ended = true;
                 return;
             };
-            let (late, calls): (Vec<_>, Vec<_>) = calls
-                .into_iter()
-                .partition(|queued| queued.since.elapsed() >= self.redis.settings.deadline);
-            for queued in late {
-                // The caller may have been dropped.
-                let _ = queued.reply.send(Err(RemoteError::Timeout));
+            self.send(calls).await;
+        }
+    }
+
+    /// Sends a batch, and replies to each caller.
+    async fn send(&self, queued: Vec<Queued<B>>) {
+        let deadline = B::deadline(&self.owner);
+        let (mut calls, mut replies) = (Vec::new(), Vec::new());
+        for Queued { call, since, reply } in queued {
+            if since.elapsed() >= deadline {
+                let _ = reply.send(Err(RemoteError::Timeout));
+            } else if !(B::IS_READ && reply.is_closed()) {
+                calls.push(call);
+                replies.push(reply);
             }
-            if !calls.is_empty() {
-                B::send(&self.redis, calls).await;
+        }
+        if calls.is_empty() {
+            return;
+        }
+        match B::send(&self.owner, &calls).await {
+            Ok(results) => {
+                for (reply, result) in replies.into_iter().zip(results) {
+                    let _ = reply.send(Ok(result));
+                }
+            }
+            Err(RemoteError::Refused(_) | RemoteError::Forbidden(_)) if calls.len() > 1 => {
+                // One of them may have been refused, which must not fail the others.
+                for (reply, call) in replies.into_iter().zip(calls) {
+                    let result = B::send(&self.owner, &[call]).await;
+                    let _ = reply.send(result.and_then(only));
+                }
+            }
+            Err(error) => {
+                for reply in replies {
+                    let _ = reply.send(Err(error.clone()));
+                }
             }
         }
     }
+}
+
+/// Returns the only result of a batch of one.
+pub(super) fn only<T>(mut results: Vec<T>) -> Result<T, RemoteError> {
+    results.pop().ok_or_else(malformed_reply)
 }
 
 /// If the task does not end by itself, because the runtime shuts down, the callers of calls that no other task sends are
@@ -166,39 +246,9 @@ impl<B: Batched> Sender<B> {
 impl<B: Batched> Drop for Sender<B> {
     fn drop(&mut self) {
         if !self.has_ended {
-            let stranded = B::batches(&self.redis).0.lock().abandon();
+            let stranded = B::batches(&self.owner).0.lock().abandon();
             drop(stranded);
         }
-    }
-}
-
-impl Redis {
-    /// Sends a call together with those of other callers.
-    pub(super) async fn send_batched<B: Batched>(
-        self: &Arc<Self>,
-        call: B,
-    ) -> Result<B::Reply, RemoteError> {
-        let (reply, receiver) = oneshot::channel();
-        let queued = Queued {
-            call,
-            since: Instant::now(),
-            reply,
-        };
-        if B::batches(self).0.lock().push(queued) {
-            let sender = Sender::<B> {
-                redis: Arc::clone(self),
-                has_ended: false,
-                kind: std::marker::PhantomData,
-            };
-            self.runtime.spawn(sender.run());
-        }
-        // The time limit is for a runtime that is not driven. Otherwise the round trip ends in time.
-        let limit = 2 * self.settings.deadline + MAX_QUEUE_TIME;
-        let received = tokio::time::timeout(limit, receiver).await;
-        let shut_down = || RemoteError::Disconnected("the runtime shuts down".into());
-        received
-            .map_err(|_| RemoteError::Timeout)?
-            .unwrap_or_else(|_| Err(shut_down()))
     }
 }
 

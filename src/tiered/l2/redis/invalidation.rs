@@ -4,14 +4,12 @@
 //! processes that receive the event.
 
 use crate::tiered::l2::envelope::tag_hash;
-use crate::tiered::l2::redis::batching::{Batched, Batches, Queued};
+use crate::tiered::l2::redis::batching::{Batched, Batches, only};
 use crate::tiered::l2::redis::connection::Connection;
 use crate::tiered::l2::redis::messages::event_payload;
 use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, RoundTrip};
 use crate::tiered::l2::redis::transfer::{MAX_SMALL_VALUE_SIZE, into_transfer_error};
-use crate::tiered::l2::redis::{
-    CALL_OVERHEAD, INVALIDATE, Redis, malformed_reply, parse, position, ttl_millis,
-};
+use crate::tiered::l2::redis::{CALL_OVERHEAD, INVALIDATE, Redis, parse, position, ttl_millis};
 use crate::tiered::l2::remote::{Invalidated, NewValue, RemoteError, Subject};
 use redis::Cmd;
 use std::sync::Arc;
@@ -60,6 +58,7 @@ impl BatchedInvalidation {
 }
 
 impl Batched for BatchedInvalidation {
+    type Owner = Redis;
     type Reply = Invalidated;
 
     fn batches(redis: &Redis) -> &Batches<Self> {
@@ -70,35 +69,15 @@ impl Batched for BatchedInvalidation {
         MAX_BATCH_LEN
     }
 
-    async fn send(redis: &Arc<Redis>, calls: Vec<Queued<Self>>) {
-        let invalidations: Vec<_> = calls.iter().map(|queued| queued.call.borrow()).collect();
-        let mut results = redis
+    fn deadline(redis: &Redis) -> Duration {
+        redis.settings.deadline
+    }
+
+    async fn send(redis: &Arc<Redis>, calls: &[Self]) -> Result<Vec<Invalidated>, RemoteError> {
+        let invalidations: Vec<_> = calls.iter().map(Self::borrow).collect();
+        redis
             .invalidate_in(PriorityClass::Control, &invalidations)
-            .await;
-        if let (Err(RemoteError::Refused(_) | RemoteError::Forbidden(_)), 2..) =
-            (&results, calls.len())
-        {
-            // One of them may have been refused, which must not fail the others.
-            let mut each = Vec::with_capacity(calls.len());
-            for invalidation in &invalidations {
-                let result = redis
-                    .invalidate_in(PriorityClass::Control, std::slice::from_ref(invalidation))
-                    .await;
-                each.push(result.and_then(|mut results| results.pop().ok_or_else(malformed_reply)));
-            }
-            for (queued, result) in calls.into_iter().zip(each) {
-                // The caller may have been dropped, here and below.
-                let _ = queued.reply.send(result);
-            }
-            return;
-        }
-        for queued in calls.into_iter().rev() {
-            let result = match &mut results {
-                Ok(results) => results.pop().ok_or_else(malformed_reply),
-                Err(error) => Err(error.clone()),
-            };
-            let _ = queued.reply.send(result);
-        }
+            .await
     }
 }
 
@@ -146,7 +125,7 @@ impl Redis {
             subject: subject.clone(),
             value: value.cloned(),
         };
-        self.send_batched(invalidation).await
+        Batches::send(self, invalidation, &self.runtime).await
     }
 
     async fn invalidate_one(
@@ -155,10 +134,8 @@ impl Redis {
         subject: &Subject,
         value: Option<&NewValue>,
     ) -> Result<Invalidated, RemoteError> {
-        let mut results = self
-            .invalidate_in(class, &[Invalidation { subject, value }])
-            .await?;
-        results.pop().ok_or_else(malformed_reply)
+        let invalidation = Invalidation { subject, value };
+        only(self.invalidate_in(class, &[invalidation]).await?)
     }
 
     /// Invalidates with one call of a priority class. Returns a result for each invalidation.
