@@ -11,15 +11,27 @@ use crate::tiered::{Inner, RemoteKey, RemoteValue};
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval, interval_at};
 
 /// The longest interval between attempts to subscribe.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The number of messages that are received before their senders get an acknowledgement.
 const RECEIVE_BATCH: usize = 1_024;
+
+/// Returns an interval whose ticks coincide in all caches of the process with the same period, so that their heartbeats
+/// share a round trip. Those of other processes are at other times.
+fn common_interval(period: Duration) -> Interval {
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let since_tick = nanos(ORIGIN.elapsed()) % nanos(period);
+    let until_tick = period.saturating_sub(Duration::from_nanos(since_tick));
+    let mut ticks = interval_at(tokio::time::Instant::now() + until_tick, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
+}
 
 /// The state of the subscription, for [`Health`](crate::tiered::Health).
 #[derive(Default)]
@@ -118,8 +130,8 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         &mut self,
         mut messages: Box<dyn Messages>,
     ) -> Result<Infallible, RemoteError> {
-        let mut heartbeats = interval(self.inner.settings.heartbeat);
-        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heartbeats = common_interval(self.inner.settings.heartbeat);
+        self.request_lease(now());
         loop {
             tokio::select! {
                 biased;

@@ -2,7 +2,7 @@
 
 use super::{ENTRIES, ROUNDS, TASKS, Value, tiered, time, value};
 use hdrhistogram::Histogram;
-use hotset::{Consistency, LocalCache, TieredCache};
+use hotset::{Consistency, LocalCache, RedisHub, TieredCache};
 use peers::median;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
@@ -22,6 +22,8 @@ type Run = Box<dyn Fn(u64) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + 
 /// An operation, and the results of its rounds.
 struct Operation {
     name: &'static str,
+    /// The number of tasks that call it at the same time.
+    tasks: usize,
     run: Arc<Run>,
     /// The number of the next key.
     next: Arc<AtomicU64>,
@@ -40,6 +42,7 @@ impl Operation {
     {
         Self {
             name,
+            tasks: TASKS,
             run: Arc::new(Box::new(move |number| Box::pin(run(number)))),
             next: Arc::default(),
             server_times: Vec::new(),
@@ -48,12 +51,17 @@ impl Operation {
         }
     }
 
-    /// Runs one turn with many tasks.
+    /// Returns the operation, called by one task at a time.
+    fn in_one_task(self) -> Self {
+        Self { tasks: 1, ..self }
+    }
+
+    /// Runs one turn.
     #[allow(clippy::cast_precision_loss)]
     async fn run(&mut self, server: &Server, turn: Duration) {
         let before = processor_seconds(server);
         let start = Instant::now();
-        let tasks = (0..TASKS).map(|_| {
+        let tasks = (0..self.tasks).map(|_| {
             let (run, next) = (Arc::clone(&self.run), Arc::clone(&self.next));
             tokio::spawn(async move {
                 let mut latencies: Histogram<u64> = Histogram::new(3).expect("three digits");
@@ -145,12 +153,14 @@ fn plain_operations(connection: &MultiplexedConnection) -> [Operation; 4] {
     ]
 }
 
-/// Builds a cache of the class `Realtime` whose L1 has room for one entry.
+/// Builds a cache of the class `Realtime` whose L1 has room for one entry. Like a process of its own, it shares its
+/// connections with no other cache.
 fn without_l1(url: &str, namespace: &str) -> TieredCache<u64, Value> {
+    let hub = RedisHub::connect(url).expect("the URL is valid");
     LocalCache::builder()
         .capacity(1)
         .time_to_live(super::TTL)
-        .redis(url, namespace)
+        .redis(hub, namespace)
         .consistency(Consistency::Realtime)
         .deadline(Duration::from_secs(2))
         .build()
@@ -200,13 +210,14 @@ pub(super) async fn measure(server: &Server, connection: &MultiplexedConnection,
         operation("`insert`", &realtime, insert),
         operation("`invalidate`", &realtime, invalidate),
         operation("`invalidate`, 64 other processes", &crowded, invalidate),
+        operation("the same, 1 task", &crowded, invalidate).in_one_task(),
     ]);
     for _ in 0..ROUNDS {
         for operation in &mut operations {
             operation.run(server, turn).await;
         }
     }
-    println!("\n| operation | server time | calls/s, {TASKS} tasks | p50 | p99 |");
+    println!("\n{TASKS} tasks:\n\n| operation | server time | calls/s | p50 | p99 |");
     println!("| --- | --: | --: | --: | --: |");
     for operation in &mut operations {
         println!(

@@ -1,31 +1,50 @@
-//! Plain reads of many callers in few round trips.
+//! Reads of many callers in few round trips.
 //!
 //! A round trip for thirty reads costs the process and the server little more than one for a single read, because one
-//! read of the state serves all of them.
+//! read of the state, or one call of a script, serves all of them.
 
 use crate::tiered::l2::redis::Redis;
-use crate::tiered::l2::redis::batching::{Batched, Batches};
+use crate::tiered::l2::redis::batching::{Batched, Batches, only};
 use crate::tiered::l2::redis::plain_read::PlainReplies;
+use crate::tiered::l2::redis::transfer::ParsedReply;
 use crate::tiered::l2::remote::{LookupReply, LookupRequest, RemoteError, Token};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A read of one value.
-pub(super) struct BatchedRead {
+/// A request for one value.
+struct OwnedRequest {
     key: Box<[u8]>,
     lease_token: Option<Token>,
+    unreadable: Option<Token>,
     head_only: bool,
 }
 
-impl BatchedRead {
-    fn request(&self) -> LookupRequest<'_> {
+impl OwnedRequest {
+    fn new(request: &LookupRequest<'_>) -> Self {
+        Self {
+            key: request.key.into(),
+            lease_token: request.lease_token,
+            unreadable: request.unreadable,
+            head_only: request.head_only,
+        }
+    }
+
+    fn borrow(&self) -> LookupRequest<'_> {
         LookupRequest {
+            key: &self.key,
             lease_token: self.lease_token,
+            unreadable: self.unreadable,
             head_only: self.head_only,
-            ..LookupRequest::without_load(&self.key)
+            in_order: false,
         }
     }
 }
+
+/// A plain read of one value.
+pub(super) struct BatchedRead(OwnedRequest);
+
+/// A lookup of one value by a script.
+pub(super) struct BatchedLookup(OwnedRequest);
 
 impl Batched for BatchedRead {
     type Owner = Redis;
@@ -49,14 +68,51 @@ impl Batched for BatchedRead {
     }
 
     async fn send(redis: &Arc<Redis>, reads: &[Self]) -> Result<Vec<Self::Reply>, RemoteError> {
-        let requests: Vec<_> = reads.iter().map(Self::request).collect();
+        let requests: Vec<_> = reads.iter().map(|read| read.0.borrow()).collect();
         let PlainReplies { replies, refusal } = redis.read_plain(&requests).await?;
         let replies = replies.into_iter().map(|reply| (reply, refusal.clone()));
         Ok(replies.collect())
     }
 }
 
+impl Batched for BatchedLookup {
+    type Owner = Redis;
+    type Reply = Result<ParsedReply, RemoteError>;
+
+    const IS_READ: bool = true;
+
+    fn batches(redis: &Redis) -> &Batches<Self> {
+        &redis.lookups
+    }
+
+    fn max_len(redis: &Redis) -> usize {
+        redis.batch_len()
+    }
+
+    fn deadline(redis: &Redis) -> Duration {
+        redis.settings.deadline
+    }
+
+    async fn send(redis: &Arc<Redis>, lookups: &[Self]) -> Result<Vec<Self::Reply>, RemoteError> {
+        let requests: Vec<_> = lookups.iter().map(|lookup| lookup.0.borrow()).collect();
+        let requests: Vec<_> = requests.iter().collect();
+        redis.look_up_by_script(&requests).await
+    }
+}
+
 impl Redis {
+    /// Looks up one value by a script, alone or together with those of other callers.
+    pub(super) async fn look_up_one(
+        self: &Arc<Self>,
+        request: &LookupRequest<'_>,
+    ) -> Result<ParsedReply, RemoteError> {
+        if let Some(_in_flight) = self.lookups.begin_single() {
+            return only(self.look_up_by_script(&[request]).await?)?;
+        }
+        let lookup = BatchedLookup(OwnedRequest::new(request));
+        Batches::send(self, lookup, &self.runtime).await?
+    }
+
     /// Reads one value, alone or together with those of other callers.
     pub(super) async fn read_one(
         self: &Arc<Self>,
@@ -68,11 +124,7 @@ impl Redis {
         if let Some(_in_flight) = self.reads.begin_single() {
             return self.read_plain(std::slice::from_ref(request)).await;
         }
-        let read = BatchedRead {
-            key: request.key.into(),
-            lease_token: request.lease_token,
-            head_only: request.head_only,
-        };
+        let read = BatchedRead(OwnedRequest::new(request));
         let (reply, refusal) = Batches::send(self, read, &self.runtime).await?;
         Ok(PlainReplies {
             replies: vec![reply],

@@ -9,15 +9,13 @@ use crate::tiered::l2::redis::connection::Connection;
 use crate::tiered::l2::redis::messages::event_payload;
 use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, RoundTrip};
 use crate::tiered::l2::redis::transfer::{MAX_SMALL_VALUE_SIZE, into_transfer_error};
-use crate::tiered::l2::redis::{CALL_OVERHEAD, INVALIDATE, Redis, parse, position, ttl_millis};
+use crate::tiered::l2::redis::{
+    CALL_OVERHEAD, INVALIDATE, MAX_SCRIPT_LEN, Redis, parse, position, ttl_millis,
+};
 use crate::tiered::l2::remote::{Invalidated, NewValue, RemoteError, Subject};
 use redis::Cmd;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Largest number of invalidations in a batch. Their script, in which Redis serves nobody else, takes about a tenth of a
-/// millisecond.
-const MAX_BATCH_LEN: usize = 64;
 
 /// An invalidation, with the new value of its key.
 pub(super) struct Invalidation<'a> {
@@ -66,7 +64,7 @@ impl Batched for BatchedInvalidation {
     }
 
     fn max_len(_: &Redis) -> usize {
-        MAX_BATCH_LEN
+        MAX_SCRIPT_LEN
     }
 
     fn deadline(redis: &Redis) -> Duration {

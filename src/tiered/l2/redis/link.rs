@@ -1,8 +1,10 @@
 //! The connections to one primary, which all caches of a hub share that it serves.
 
+use crate::tiered::l2::redis::batching::Batches;
 use crate::tiered::l2::redis::connector::Connector;
 use crate::tiered::l2::redis::flow_control::FlowControl;
 use crate::tiered::l2::redis::longest_deadline::LongestDeadline;
+use crate::tiered::l2::redis::renewal::Renewal;
 use crate::tiered::l2::redis::transfer::{BULK_WINDOW, SMALL_WINDOW};
 use crate::tiered::l2::redis::url::ServerUrl;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ pub(super) struct Link {
     pub(super) small: FlowControl,
     /// Flow control of the connection for large values.
     pub(super) bulk: FlowControl,
+    pub(super) renewals: Batches<Renewal>,
     pub(super) deadline: Arc<LongestDeadline>,
     pub(super) runtime: Handle,
     /// The task that watches for failovers, if the servers announce them.
@@ -33,6 +36,7 @@ impl Link {
             connector,
             small: FlowControl::new(SMALL_WINDOW, runtime.clone()),
             bulk: FlowControl::new(BULK_WINDOW, runtime.clone()),
+            renewals: Batches::default(),
             deadline,
             runtime: runtime.clone(),
         }

@@ -2,6 +2,7 @@
 //!
 //! Everything that must be atomic is one script, and all keys of a namespace share a hash tag.
 
+mod batched_fills;
 mod batched_reads;
 mod batching;
 mod coalesced_query;
@@ -17,6 +18,7 @@ mod longest_deadline;
 mod messages;
 mod plain_read;
 mod primary_resolver;
+mod renewal;
 mod round_trip;
 mod server_clock;
 mod server_connection;
@@ -37,7 +39,8 @@ pub(crate) use crate::tiered::l2::redis::url::{Certificates, ServerUrl};
 use crate::random;
 use crate::tiered::health::Warning;
 use crate::tiered::l2::envelope::millis;
-use crate::tiered::l2::redis::batched_reads::BatchedRead;
+use crate::tiered::l2::redis::batched_fills::BatchedFill;
+use crate::tiered::l2::redis::batched_reads::{BatchedLookup, BatchedRead};
 use crate::tiered::l2::redis::batching::Batches;
 use crate::tiered::l2::redis::coalesced_query::CoalescedQuery;
 use crate::tiered::l2::redis::connection::Connection;
@@ -45,7 +48,8 @@ use crate::tiered::l2::redis::expected_size::ExpectedSize;
 use crate::tiered::l2::redis::invalidation::BatchedInvalidation;
 use crate::tiered::l2::redis::link::Link;
 use crate::tiered::l2::redis::plain_read::PlainReads;
-use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, RoundTrip};
+use crate::tiered::l2::redis::renewal::Upkeep;
+use crate::tiered::l2::redis::round_trip::{PriorityClass, RoundTrip};
 use crate::tiered::l2::redis::transfer::MAX_SMALL_VALUE_SIZE;
 use crate::tiered::l2::redis::window::TimeLimits;
 use crate::tiered::l2::remote::{
@@ -53,9 +57,9 @@ use crate::tiered::l2::remote::{
     Remote, RemoteError, RemoteFuture, Subject,
 };
 use parking_lot::Mutex;
-use redis::{Cmd, Pipeline, Script, Value};
+use redis::{Cmd, Script, Value};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// A script and its SHA-1 hash, by which the server knows it.
@@ -64,19 +68,23 @@ struct Lua {
     hash: String,
 }
 
-/// Defines a script, which the common prelude precedes.
+/// Defines a script of several files, the first of which is common to all.
 macro_rules! script {
-    ($name:ident, $file:literal) => {
+    ($name:ident, $($file:literal),+) => {
         static $name: LazyLock<Lua> = LazyLock::new(|| {
             let source = concat!(
-                include_str!("scripts/prelude.lua"),
-                include_str!(concat!("scripts/", $file))
+                include_str!("scripts/state.lua"),
+                $(include_str!(concat!("scripts/", $file))),+
             );
             let hash = Script::new(source).get_hash().into();
             Lua { source, hash }
         });
     };
 }
+
+/// Largest number of keys in one call of a script, during which Redis serves nobody else. It takes a fifth of a
+/// millisecond.
+const MAX_SCRIPT_LEN: usize = 64;
 
 /// Largest number of calls in one round trip, which have one deadline together.
 const MAX_CALLS: usize = 256;
@@ -86,10 +94,6 @@ const CALL_OVERHEAD: usize = 256;
 
 /// Time for which the state of a namespace is kept after its last process has ended, in milliseconds: 30 days.
 const STATE_RETENTION_MILLIS: u64 = 30 * 24 * 3_600 * 1_000;
-
-/// Time for which the settings of a process are noted after its last heartbeat. It is longer than two of the longest
-/// heartbeats.
-const SETTINGS_RETENTION: Duration = Duration::from_secs(300);
 
 /// Time to live from which on a value is stored without one, because Redis refuses very long ones: a century.
 const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
@@ -101,10 +105,10 @@ const MAX_LOAD_LEASE: Duration = Duration::from_secs(24 * 3_600);
 /// cache runs its loader instead.
 const MAX_QUEUE_TIME: Duration = Duration::from_secs(10);
 
-script!(LOOKUP, "lookup.lua");
-script!(FILL, "fill.lua");
-script!(INVALIDATE, "invalidate.lua");
-script!(RENEW, "renew.lua");
+script!(LOOKUP, "values.lua", "lookup.lua");
+script!(FILL, "values.lua", "writes.lua", "fill.lua");
+script!(INVALIDATE, "values.lua", "writes.lua", "invalidate.lua");
+script!(RENEW, "writes.lua", "renew.lua");
 
 /// Returns all scripts, which each new connection loads.
 fn scripts() -> [&'static Lua; 4] {
@@ -129,7 +133,10 @@ pub(crate) struct Redis {
     value_size: ExpectedSize,
     plain_reads: PlainReads,
     reads: Batches<BatchedRead>,
+    lookups: Batches<BatchedLookup>,
+    fills: Batches<BatchedFill>,
     invalidations: Batches<BatchedInvalidation>,
+    upkeep: Mutex<Upkeep>,
     /// The last position of the namespace that a reply has contained.
     position: Mutex<Option<Position>>,
     /// The other settings with which the namespace is used.
@@ -222,7 +229,10 @@ impl Redis {
             value_size: ExpectedSize::new(MAX_SMALL_VALUE_SIZE / 4),
             plain_reads: PlainReads::new(),
             reads: Batches::default(),
+            lookups: Batches::default(),
+            fills: Batches::default(),
             invalidations: Batches::default(),
+            upkeep: Mutex::default(),
             position: Mutex::default(),
             other_settings: Mutex::default(),
             replica_count: CoalescedQuery::new(link.runtime.clone()),
@@ -236,51 +246,56 @@ impl Redis {
         *self.position.lock() = Some(at);
     }
 
-    /// Returns a call of a script that concerns an entry, with the arguments that all scripts share.
-    fn entry_call(&self, script: &Lua, connection: &Connection, key: &[u8]) -> Cmd {
-        self.call(script, connection, &[self.names.entry(key)])
-    }
-
-    /// Returns a call of a script, with the arguments that all scripts share. `keys` are the names of further keys.
+    /// Returns a call of a script of this namespace. `keys` are the names of further keys.
     fn call(&self, script: &Lua, connection: &Connection, keys: &[Vec<u8>]) -> Cmd {
-        let mut call = redis::cmd("EVALSHA");
-        call.arg(&script.hash)
-            .arg(3 + keys.len())
-            .arg(&self.names.state)
-            .arg(&self.names.readers)
-            .arg(&self.names.tags)
-            .arg(keys);
-        call.arg(&entropy().to_be_bytes())
-            .arg(&connection.server.history)
-            .arg(millis(self.settings.read_lease))
-            .arg(publish_command(connection));
+        let names = [&self.names.state, &self.names.readers, &self.names.tags];
+        let names = names.into_iter().map(String::as_bytes);
+        let mut call = script_call(
+            script,
+            connection,
+            names.chain(keys.iter().map(Vec::as_slice)),
+        );
+        call.arg(millis(self.settings.read_lease));
         call
     }
 
-    /// Returns the call that requests a value. A value of more than `max_bytes` bytes is not in the reply.
-    fn lookup_call(
+    /// Returns the call that requests values, each with the number of bytes up to which it is in the reply.
+    fn lookup_call<'a>(
         &self,
-        request: &LookupRequest<'_>,
-        max_bytes: usize,
+        requests: impl Iterator<Item = (&'a LookupRequest<'a>, usize)> + Clone,
         connection: &Connection,
     ) -> Cmd {
-        let mut call = self.entry_call(&LOOKUP, connection, request.key);
-        call.arg(request.lease_token.as_ref().map_or(&[][..], |token| token))
-            .arg(millis(self.settings.lease.min(MAX_LOAD_LEASE)))
-            .arg(request.unreadable.as_ref().map_or(&[][..], |token| token))
-            .arg(self.settings.max_size)
-            .arg(if request.head_only { 0 } else { max_bytes });
+        let names = requests.clone().map(|(request, _)| request.key);
+        let names: Vec<_> = names.map(|key| self.names.entry(key)).collect();
+        let mut call = self.call(&LOOKUP, connection, &names);
+        call.arg(millis(self.settings.lease.min(MAX_LOAD_LEASE)))
+            .arg(self.settings.max_size);
+        for (request, max_bytes) in requests {
+            call.arg(request.lease_token.as_ref().map_or(&[][..], |token| token))
+                .arg(request.unreadable.as_ref().map_or(&[][..], |token| token))
+                .arg(if request.head_only { 0 } else { max_bytes });
+        }
         call
     }
 
-    /// Returns the call that stores a value, or releases a lease.
-    fn fill_call(&self, fill: &Fill<'_>, connection: &Connection) -> Cmd {
-        let mut call = self.entry_call(&FILL, connection, fill.key);
-        call.arg(&fill.token)
-            .arg(fill.envelope)
-            .arg(ttl_millis(fill.ttl))
-            .arg(&self.names.events)
-            .arg([b"F", fill.key].concat());
+    /// Returns the call that stores values, or releases leases.
+    fn fill_call<'a>(
+        &self,
+        fills: impl Iterator<Item = &'a Fill<'a>> + Clone,
+        connection: &Connection,
+    ) -> Cmd {
+        let names: Vec<_> = fills
+            .clone()
+            .map(|fill| self.names.entry(fill.key))
+            .collect();
+        let mut call = self.call(&FILL, connection, &names);
+        call.arg(&self.names.events);
+        for fill in fills {
+            call.arg(&fill.token)
+                .arg(fill.envelope)
+                .arg(ttl_millis(fill.ttl))
+                .arg([b"F", fill.key].concat());
+        }
         call
     }
 }
@@ -313,33 +328,7 @@ impl Remote for Arc<Redis> {
     }
 
     fn renew(&self, nonce: u64, lease: Duration) -> RemoteFuture<'_, ()> {
-        Box::pin(async move {
-            // The time at which the call was sent.
-            let asked = Mutex::new(Instant::now());
-            let calls = |connection: &Connection| {
-                *asked.lock() = Instant::now();
-                let mut call = self.call(&RENEW, connection, &[self.names.settings.clone().into()]);
-                let lease = if lease.is_zero() { 0 } else { millis(lease) };
-                call.arg(format!("{:016x}", self.own_id))
-                    .arg(lease)
-                    .arg(self.names.peer_channel(self.own_id))
-                    .arg(nonce)
-                    .arg(STATE_RETENTION_MILLIS)
-                    .arg(&self.settings.shared_settings)
-                    .arg(millis(SETTINGS_RETENTION));
-                let mut calls = Pipeline::with_capacity(1);
-                calls.add_command(call);
-                calls
-            };
-            let round_trip = RoundTrip::new(PriorityClass::Control, CALL_OVERHEAD)
-                .with_check(PrimaryCheck::Before);
-            let (mut replies, server) = self.call_all(round_trip, calls).await?;
-            let (time, others, id, version) = parse(replies.pop().ok_or_else(malformed_reply)??)?;
-            server.clock.read(*asked.lock(), time);
-            self.note_position(position(id, version)?);
-            *self.other_settings.lock() = others;
-            Ok(())
-        })
+        Box::pin(self.renew_lease(nonce, lease))
     }
 
     fn position(&self) -> Option<Position> {
@@ -396,6 +385,24 @@ impl Remote for Arc<Redis> {
             Ok(Box::new(subscription) as Box<dyn Messages>)
         })
     }
+}
+
+/// Returns a call of a script with these keys, and with the arguments that all scripts share.
+fn script_call<K: redis::ToRedisArgs>(
+    script: &Lua,
+    connection: &Connection,
+    keys: impl Iterator<Item = K>,
+) -> Cmd {
+    let keys: Vec<_> = keys.collect();
+    let mut call = redis::cmd("EVALSHA");
+    call.arg(&script.hash).arg(keys.len());
+    for key in keys {
+        call.arg(key);
+    }
+    call.arg(&entropy().to_be_bytes())
+        .arg(&connection.server.history)
+        .arg(publish_command(connection));
+    call
 }
 
 /// Returns the command that publishes to the subscribers of this server.

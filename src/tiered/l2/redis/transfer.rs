@@ -5,13 +5,16 @@
 //! known from the beginning. A failure of that connection concerns large values only: it does not count as an outage.
 
 use crate::tiered::l2::envelope::split_deadline;
+use crate::tiered::l2::redis::batching::only;
 use crate::tiered::l2::redis::connection::Connection;
 use crate::tiered::l2::redis::plain_read::PlainReplies;
 use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, Replies, RoundTrip};
-use crate::tiered::l2::redis::{CALL_OVERHEAD, MAX_CALLS, Redis, malformed_reply, parse, position};
+use crate::tiered::l2::redis::{
+    CALL_OVERHEAD, MAX_CALLS, MAX_SCRIPT_LEN, Redis, malformed_reply, parse, position,
+};
 use crate::tiered::l2::remote::{Fill, Head, LookupReply, LookupRequest, RemoteError};
 use futures_util::future::{join_all, try_join_all};
-use redis::Value;
+use redis::{Cmd, Value};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +36,7 @@ pub(super) const SMALL_WINDOW: usize = MAX_BATCH_SIZE;
 pub(super) const BULK_WINDOW: usize = 1 << 20;
 
 /// The parsed reply to a request for a value.
-enum ParsedReply {
+pub(super) enum ParsedReply {
     Complete(LookupReply),
     /// There is a value of this many bytes, which is not part of the reply.
     Large(usize),
@@ -176,12 +179,10 @@ impl Redis {
         let undecided = undecided.filter(|(_, reply)| reply.is_none());
         let undecided: Vec<_> = undecided.map(|(request, _)| request).collect();
         let mut replies = Vec::new();
-        if !undecided.is_empty() {
-            let (round_trip, share) = self.small_round_trip(undecided.len());
-            let call = |request: &&LookupRequest<'_>, connection: &Connection| {
-                self.lookup_call(request, share, connection)
-            };
-            replies = self.call_each(round_trip, &undecided, call).await?;
+        match undecided[..] {
+            [] => {}
+            [request] => replies.push(self.look_up_one(request).await),
+            _ => replies = self.look_up_by_script(&undecided).await?,
         }
         if let Some(refusal) = refusal.filter(|_| replies.iter().any(Result::is_ok)) {
             self.plain_reads.note_refusal(refusal);
@@ -192,8 +193,7 @@ impl Redis {
                 self.plain_reads.note(request, true);
                 return Ok(ParsedReply::Complete(reply));
             }
-            let reply = replies.next().ok_or_else(malformed_reply)?;
-            let reply = parse_reply(request, reply?)?;
+            let reply = replies.next().ok_or_else(malformed_reply)??;
             // If no plain read was tried, the reply shows whether one would have decided.
             let is_small_value = matches!(reply, ParsedReply::Complete(LookupReply::Value { .. }));
             self.plain_reads
@@ -203,17 +203,63 @@ impl Redis {
         Ok(requests.iter().zip(decided).map(complete).collect())
     }
 
+    /// Requests values by scripts in one round trip. The replies contain the values that fit into an equal share of it.
+    pub(super) async fn look_up_by_script(
+        &self,
+        requests: &[&LookupRequest<'_>],
+    ) -> Result<Vec<Result<ParsedReply, RemoteError>>, RemoteError> {
+        let (round_trip, share) = self.small_round_trip(requests.len());
+        let call = |requests: &[&LookupRequest<'_>], connection: &Connection| {
+            self.lookup_call(requests.iter().map(|&request| (request, share)), connection)
+        };
+        let replies = self.call_scripts(round_trip, requests, call).await?;
+        let replies = requests.iter().zip(replies);
+        let parsed = replies.map(|(request, reply)| parse_reply(request, reply?));
+        Ok(parsed.collect())
+    }
+
+    /// Calls a script for items in one round trip, with up to [`MAX_SCRIPT_LEN`] items in each call. Returns a reply for
+    /// each item.
+    ///
+    /// If the server refuses a call for several items, each of them is sent again in a call of its own, because the
+    /// reason may concern one of them only.
+    async fn call_scripts<T>(
+        &self,
+        round_trip: RoundTrip,
+        items: &[T],
+        call: impl Fn(&[T], &Connection) -> Cmd,
+    ) -> Result<Replies, RemoteError> {
+        let call = |items: &&[T], connection: &Connection| call(items, connection);
+        let parts: Vec<&[T]> = items.chunks(MAX_SCRIPT_LEN).collect();
+        let replies = self.call_each(round_trip, &parts, call).await?;
+        let mut all = Vec::with_capacity(items.len());
+        for (part, reply) in parts.into_iter().zip(replies) {
+            match reply {
+                Ok(reply) => all.extend(item_replies(reply, part.len())?.into_iter().map(Ok)),
+                Err(error) if part.len() == 1 => all.push(Err(error)),
+                Err(_) => {
+                    let singles: Vec<&[T]> = part.chunks(1).collect();
+                    for reply in self.call_each(round_trip, &singles, call).await? {
+                        all.push(reply.and_then(|reply| only(item_replies(reply, 1)?)));
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// Requests values whose sizes are known. Returns each with its index.
     async fn lookup_large(
         &self,
         large: Vec<Item<&LookupRequest<'_>>>,
     ) -> Vec<(usize, Result<LookupReply, RemoteError>)> {
         let requests = batches(large).into_iter().map(|items| async move {
-            let call = |item: &Item<&LookupRequest<'_>>, connection: &Connection| {
-                self.lookup_call(item.request, item.bytes, connection)
+            let call = |items: &[Item<&LookupRequest<'_>>], connection: &Connection| {
+                let requests = items.iter().map(|item| (item.request, item.bytes));
+                self.lookup_call(requests, connection)
             };
             let round_trip = RoundTrip::new(PriorityClass::Bulk, total_bytes(&items));
-            let replies = self.call_each(round_trip, &items, call).await;
+            let replies = self.call_scripts(round_trip, &items, call).await;
             let replies = replies_or_errors(replies, items.len());
             let results = items.into_iter().zip(replies);
             results.map(parse_large_reply).collect::<Vec<_>>()
@@ -221,8 +267,8 @@ impl Redis {
         join_all(requests).await.into_iter().flatten().collect()
     }
 
-    /// Stores values, or releases leases.
-    pub(super) async fn fill_all(
+    /// Stores values, or releases leases, each as far as possible.
+    pub(super) async fn fill_each(
         &self,
         fills: &[Fill<'_>],
     ) -> Result<Vec<Result<bool, RemoteError>>, RemoteError> {
@@ -265,12 +311,21 @@ impl Redis {
         class: PriorityClass,
         items: &[Item<&Fill<'_>>],
     ) -> Result<Replies, RemoteError> {
-        let call = |item: &Item<&Fill<'_>>, connection: &Connection| {
-            self.fill_call(item.request, connection)
+        let call = |items: &[Item<&Fill<'_>>], connection: &Connection| {
+            self.fill_call(items.iter().map(|item| item.request), connection)
         };
         let round_trip = RoundTrip::new(class, total_bytes(items));
-        self.call_each(round_trip, items, call).await
+        self.call_scripts(round_trip, items, call).await
     }
+}
+
+/// Returns the replies of a script to each of its items.
+fn item_replies(reply: Value, items: usize) -> Result<Vec<Value>, RemoteError> {
+    let replies = reply.into_sequence().map_err(|_| malformed_reply())?;
+    if replies.len() != items {
+        return Err(malformed_reply());
+    }
+    Ok(replies)
 }
 
 /// Returns the replies of a round trip. If the round trip has failed, each reply is its error.

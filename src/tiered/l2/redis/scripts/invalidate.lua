@@ -17,26 +17,27 @@ local CELLS_PER_TAG = 64
 
 -- Sets the cells of a tag to the version.
 local function invalidate_tag(hash)
+  local count_cells, positions, read_cell = tag_cells()
   local count = count_cells()
   if count < MIN_CELLS then
     -- Cells that were evicted may have had any version up to that of the last invalidation of a tag.
     count = MIN_CELLS
-    redis.call('SET', KEYS[3], pack(tagged) .. string.rep('\0', 8 * count))
+    redis.call('SET', tags_key, pack(tagged) .. string.rep('\0', 8 * count))
   elseif tags * CELLS_PER_TAG > count and count < MAX_CELLS then
     -- A tag then has its cells in both halves, but only one of them counts. The server may refuse a string of that
     -- size.
-    local length = redis.pcall('APPEND', KEYS[3], redis.call('GETRANGE', KEYS[3], 8, -1))
+    local length = redis.pcall('APPEND', tags_key, redis.call('GETRANGE', tags_key, 8, -1))
     count = type(length) == 'number' and 2 * count or count
   end
   local is_new = 0
-  for _, cell in ipairs(cells_of(hash, count)) do
+  for _, cell in ipairs(positions(hash, count)) do
     if read_cell(cell) == 0 then
       is_new = 1
     end
-    redis.call('SETRANGE', KEYS[3], cell, pack(version))
+    redis.call('SETRANGE', tags_key, cell, pack(version))
   end
   tagged, tags = version, tags + is_new
-  redis.call('SETRANGE', KEYS[1], 24, pack(tagged) .. pack(lease) .. pack(tags))
+  redis.call('SETRANGE', state_key, 24, pack(tagged) .. pack(lease) .. pack(tags))
 end
 
 -- The keys that earlier invalidations of this call concern.
@@ -65,17 +66,14 @@ local function invalidate_key(key, expected, value, ttl)
   return token == expected and value == '' and string.sub(found, 5, 12) == id and 1 or 0
 end
 
-if not has_history() then
+if not open(1, ARGV[4]) or not has_history() then
   return other_history()
 end
--- When its memory is full, Redis still runs a script that has written before. So it begins with a write that needs no
--- memory.
-redis.call('ZREM', KEYS[2], ' ')
-remember_readers()
+begin_writing()
 version = version + 1
 -- The publication comes first: if the user lacks the right to publish, the version is not incremented.
 publish(ARGV[5], 'E' .. id .. pack(version) .. ARGV[6])
-redis.call('SETRANGE', KEYS[1], 8, pack(version))
+redis.call('SETRANGE', state_key, 8, pack(version))
 local untouched, key = {}, 3
 for at = 7, #ARGV, 5 do
   local kind, result = ARGV[at], 0
@@ -86,14 +84,13 @@ for at = 7, #ARGV, 5 do
     invalidate_tag(ARGV[at + 1])
   else
     clear = version
-    redis.call('SETRANGE', KEYS[1], 16, pack(clear))
+    redis.call('SETRANGE', state_key, 16, pack(clear))
   end
-  table.insert(untouched, result)
+  untouched[#untouched + 1] = result
 end
-local time = now()
 -- The remaining time is at most that of the longest lease, even if the clock was set back.
 local readers = {}
-for at, field in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. time, '+inf', 'WITHSCORES')) do
-  readers[at] = at % 2 == 1 and field or math.min(field - time, lease)
+for at, field in ipairs(redis.call('ZRANGEBYSCORE', readers_key, '(' .. now(), '+inf', 'WITHSCORES')) do
+  readers[at] = at % 2 == 1 and field or math.min(field - now(), lease)
 end
 return {id, version, untouched, readers}

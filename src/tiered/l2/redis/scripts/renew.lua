@@ -1,44 +1,64 @@
--- Adds the peer ARGV[5] to the readers for ARGV[6] ms from now, or removes it if that is 0. Publishes a heartbeat with
--- the number ARGV[8] on its channel ARGV[7]. Keeps the state of the namespace for ARGV[9] ms. Notes in the hash
--- KEYS[4], for ARGV[11] ms, that the namespace is used with the settings ARGV[10]. Returns the time of the server in
--- ms, the other settings with which the namespace is used, id, and version.
+-- Renews the read leases of several caches, and sends each a heartbeat. Each has four keys: the three of its namespace,
+-- and a hash of the settings with which the namespace is used. ARGV[4]: the time to keep the state of a namespace, in
+-- ms; ARGV[5]: the time to keep settings, in ms. From ARGV[6] on, each cache has six arguments:
+--   the peer, which is added to the readers,
+--   the duration of its lease in ms, or 0 if it is removed from them,
+--   the duration of read leases in its namespace, in ms,
+--   the settings with which it uses the namespace, which are noted; or '' for a renewal without upkeep,
+--   the channel of the peer,
+--   the number of the heartbeat.
+-- Returns the time of the server in ms, and for each cache: id, version, and with upkeep the other settings.
+
+-- Removes readers whose leases have ended, keeps the state, and notes the settings. Returns the other settings.
+local function keep(settings_key, settings)
+  for _, peer in ipairs(redis.call('ZRANGEBYSCORE', readers_key, '-inf', now())) do
+    if peer ~= '' then
+      redis.call('ZREM', readers_key, peer)
+    end
+  end
+  for _, key in ipairs({state_key, readers_key, tags_key}) do
+    redis.call('PEXPIRE', key, ARGV[4])
+  end
+  redis.call('HSET', settings_key, settings, now() + ARGV[5])
+  redis.call('PEXPIRE', settings_key, ARGV[4])
+  local others = {}
+  for _, other in ipairs(redis.call('HKEYS', settings_key)) do
+    local left = redis.call('HGET', settings_key, other) - now()
+    -- If more is left than was given, the clock was set back.
+    if left <= 0 or left > tonumber(ARGV[5]) then
+      redis.call('HDEL', settings_key, other)
+    elseif other ~= settings then
+      table.insert(others, other)
+    end
+  end
+  return others
+end
+
+local function renew(settings_key, peer, own_lease, read_lease, settings, channel, nonce)
+  begin_writing()
+  if own_lease == '0' then
+    redis.call('ZREM', readers_key, peer)
+  else
+    redis.call('ZADD', readers_key, now() + own_lease, peer)
+  end
+  -- Processes that are no readers trust a demoted primary for as long.
+  if lease < tonumber(read_lease) then
+    redis.call('SETRANGE', state_key, 32, pack(read_lease))
+  end
+  local others = settings ~= '' and keep(settings_key, settings)
+  publish(channel, 'B' .. id .. pack(version) .. pack(nonce))
+  return {id, version, others}
+end
 
 if not has_history() then
   return other_history()
 end
--- When its memory is full, Redis still runs a script that has written before. So it begins with a write that needs no
--- memory.
-redis.call('ZREM', KEYS[2], ' ')
-remember_readers()
-local time = now()
-for _, peer in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', time)) do
-  if peer ~= '' then
-    redis.call('ZREM', KEYS[2], peer)
+local replies = {}
+for at = 0, #KEYS / 4 - 1 do
+  local argument = 6 + 6 * at
+  if not open(1 + 4 * at, ARGV[argument + 2]) then
+    return other_history()
   end
+  replies[at + 1] = renew(KEYS[4 + 4 * at], unpack(ARGV, argument, argument + 5))
 end
-if ARGV[6] == '0' then
-  redis.call('ZREM', KEYS[2], ARGV[5])
-else
-  redis.call('ZADD', KEYS[2], time + ARGV[6], ARGV[5])
-end
--- Processes that are no readers trust a demoted primary for as long.
-if lease < tonumber(ARGV[3]) then
-  redis.call('SETRANGE', KEYS[1], 32, pack(ARGV[3]))
-end
-redis.call('HSET', KEYS[4], ARGV[10], time + ARGV[11])
-redis.call('PEXPIRE', KEYS[4], ARGV[9])
-local others = {}
-for _, settings in ipairs(redis.call('HKEYS', KEYS[4])) do
-  local left = redis.call('HGET', KEYS[4], settings) - time
-  -- If more is left than was given, the clock was set back.
-  if left <= 0 or left > tonumber(ARGV[11]) then
-    redis.call('HDEL', KEYS[4], settings)
-  elseif settings ~= ARGV[10] then
-    table.insert(others, settings)
-  end
-end
-redis.call('PEXPIRE', KEYS[1], ARGV[9])
-redis.call('PEXPIRE', KEYS[2], ARGV[9])
-redis.call('PEXPIRE', KEYS[3], ARGV[9])
-publish(ARGV[7], 'B' .. id .. pack(version) .. pack(ARGV[8]))
-return {time, others, id, version}
+return {now(), replies}

@@ -1,0 +1,171 @@
+//! Renewals of read leases: those of all caches on a link share one script.
+
+use crate::tiered::l2::envelope::millis;
+use crate::tiered::l2::redis::batching::{Batched, Batches, only};
+use crate::tiered::l2::redis::connection::Connection;
+use crate::tiered::l2::redis::link::Link;
+use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, RoundTrip};
+use crate::tiered::l2::redis::{
+    CALL_OVERHEAD, RENEW, Redis, STATE_RETENTION_MILLIS, malformed_reply, parse, position,
+    script_call,
+};
+use crate::tiered::l2::remote::RemoteError;
+use parking_lot::Mutex;
+use redis::{Cmd, Pipeline, Value};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Largest number of renewals in a batch. Their script takes less than a millisecond.
+const MAX_BATCH_LEN: usize = 128;
+
+/// Time between renewals that also keep the state and note the settings of the namespace.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Number of renewals that do so at the start of a cache, because caches that are started together do not know each
+/// other's settings at the first one.
+const FIRST_UPKEEPS: u32 = 3;
+
+/// Time for which the settings of a process are noted after its last heartbeat. It is longer than two of the longest
+/// heartbeats.
+const SETTINGS_RETENTION: Duration = Duration::from_secs(300);
+
+/// The renewals with upkeep of a cache.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Upkeep {
+    /// Returns `true` if the renewal that is made now needs upkeep.
+    fn is_due(&mut self) -> bool {
+        let is_recent = |last: Instant| last.elapsed() < UPKEEP_INTERVAL;
+        if self.count >= FIRST_UPKEEPS && self.last.is_some_and(is_recent) {
+            return false;
+        }
+        self.count = self.count.saturating_add(1);
+        self.last = Some(Instant::now());
+        true
+    }
+}
+
+/// A renewal of the read lease of one cache.
+pub(super) struct Renewal {
+    redis: Arc<Redis>,
+    nonce: u64,
+    lease: Duration,
+    has_upkeep: bool,
+}
+
+impl Batched for Renewal {
+    type Owner = Link;
+    type Reply = ();
+
+    /// The caches of a process send their heartbeats at the same time, to within a few milliseconds.
+    const GATHER_TIME: Duration = Duration::from_millis(2);
+
+    fn batches(link: &Link) -> &Batches<Self> {
+        &link.renewals
+    }
+
+    fn max_len(_: &Link) -> usize {
+        MAX_BATCH_LEN
+    }
+
+    fn deadline(link: &Link) -> Duration {
+        link.deadline.get()
+    }
+
+    async fn send(_: &Arc<Link>, renewals: &[Self]) -> Result<Vec<()>, RemoteError> {
+        // The strictest conditions hold for all of them.
+        let strictness = |renewal: &&Self| {
+            let settings = &renewal.redis.settings;
+            (settings.replicas, settings.deadline)
+        };
+        match renewals.iter().max_by_key(strictness) {
+            Some(strictest) => strictest.redis.renew_all(renewals).await,
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
+impl Redis {
+    /// Renews the read lease of this cache, alone or together with those of other caches.
+    pub(super) async fn renew_lease(
+        self: &Arc<Self>,
+        nonce: u64,
+        lease: Duration,
+    ) -> Result<(), RemoteError> {
+        let renewal = Renewal {
+            redis: Arc::clone(self),
+            nonce,
+            lease,
+            has_upkeep: self.upkeep.lock().is_due(),
+        };
+        Batches::send(&self.link, renewal, &self.runtime).await
+    }
+
+    async fn renew_all(&self, renewals: &[Renewal]) -> Result<Vec<()>, RemoteError> {
+        // The time at which the call was sent.
+        let asked = Mutex::new(Instant::now());
+        let calls = |connection: &Connection| {
+            *asked.lock() = Instant::now();
+            let mut calls = Pipeline::with_capacity(1);
+            calls.add_command(renew_call(renewals, connection));
+            calls
+        };
+        let bytes = CALL_OVERHEAD * renewals.len();
+        let round_trip =
+            RoundTrip::new(PriorityClass::Control, bytes).with_check(PrimaryCheck::Before);
+        let (replies, server) = self.call_all(round_trip, calls).await?;
+        let (time, replies): (u64, Vec<Value>) = parse(only(replies)??)?;
+        server.clock.read(*asked.lock(), time);
+        if replies.len() != renewals.len() {
+            return Err(malformed_reply());
+        }
+        let renewals = renewals.iter().zip(replies);
+        renewals
+            .map(|(renewal, reply)| renewal.complete(reply))
+            .collect()
+    }
+}
+
+impl Renewal {
+    /// Notes what a reply says about the namespace.
+    fn complete(&self, reply: Value) -> Result<(), RemoteError> {
+        let (id, version, others): (_, _, Option<Vec<String>>) = parse(reply)?;
+        self.redis.note_position(position(id, version)?);
+        if let Some(others) = others {
+            *self.redis.other_settings.lock() = others;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the call that renews leases.
+fn renew_call(renewals: &[Renewal], connection: &Connection) -> Cmd {
+    let keys = renewals.iter().flat_map(|renewal| {
+        let names = &renewal.redis.names;
+        [&names.state, &names.readers, &names.tags, &names.settings]
+    });
+    let mut call = script_call(&RENEW, connection, keys);
+    call.arg(STATE_RETENTION_MILLIS)
+        .arg(millis(SETTINGS_RETENTION));
+    for renewal in renewals {
+        let Redis {
+            names,
+            settings,
+            own_id,
+            ..
+        } = &*renewal.redis;
+        let lease = renewal.lease;
+        let noted = renewal.has_upkeep.then_some(&settings.shared_settings);
+        call.arg(format!("{own_id:016x}"))
+            .arg(if lease.is_zero() { 0 } else { millis(lease) })
+            .arg(millis(settings.read_lease))
+            .arg(noted.map_or("", String::as_str))
+            .arg(names.peer_channel(*own_id))
+            .arg(renewal.nonce);
+    }
+    call
+}

@@ -1,0 +1,67 @@
+-- Precedes each script.
+-- KEYS[1]: the state of a namespace, a string. Its numbers have 8 bytes, the most significant first:
+--   1   its incarnation,
+--   9   version: the number of invalidations,
+--   17  clear: the version of the last invalidation of all keys,
+--   25  tagged: the version of the last invalidation of a tag,
+--   33  lease: the longest read lease so far, in ms,
+--   41  tags: the approximate number of tags that were invalidated,
+--   49  largest: the size of the largest value so far, in bytes,
+--   57  the replication history in which it began: the replication id, and a term.
+-- KEYS[2]: the readers, which serve from their L1: a sorted set of peers by the end of their read leases. '' stands for
+--   readers that are missing in the set, because it was lost.
+-- KEYS[3]: the cells of invalidated tags, a string: see `tag_cells`.
+-- ARGV[1]: an id for a new incarnation; ARGV[2]: the replication history that the connection has found; ARGV[3]: the
+-- command to publish with; ARGV[4]: the duration of read leases, in ms.
+
+local VALUE, LEASE = 'hsV\4', 'hsL\2'
+
+-- The length of the state, except for the replication history.
+local NUMBERS = 56
+
+-- The keys of the open namespace, and the numbers of its state.
+local state_key, readers_key, tags_key
+local id, version, clear, tagged, lease, tags, largest
+
+local function pack(number)
+  return struct.pack('>I8', number)
+end
+
+-- Checks whether the server still has the replication history that the connection has found. If not, it may lack writes
+-- that another server has confirmed.
+local function has_history()
+  local id = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  return id == string.match(ARGV[2], '^%x+')
+end
+
+local function other_history()
+  return redis.error_reply('HISTORY the server has another replication history')
+end
+
+-- Opens the namespace whose keys begin at KEYS[first]. Begins a new incarnation if the state was evicted, or belongs to
+-- another replication history after a restart or a failover, because it may then lack invalidations. Returns false if
+-- the server has another replication history than the connection has found.
+local function open(first, read_lease)
+  state_key, readers_key, tags_key = KEYS[first], KEYS[first + 1], KEYS[first + 2]
+  local state = redis.pcall('GET', state_key)
+  if type(state) ~= 'string' then
+    -- There is none, or a list or another type, or an error that the calls below report as well.
+    state = ''
+  end
+  if string.sub(state, NUMBERS + 1) ~= ARGV[2] then
+    if not has_history() then
+      return false
+    end
+    local longest, greatest = 0, 0
+    if #state == NUMBERS + #ARGV[2] then
+      longest, greatest = struct.unpack('>I8', state, 33), struct.unpack('>I8', state, 49)
+    end
+    state = ARGV[1] .. pack(1) .. pack(0) .. pack(0) .. pack(math.max(longest, read_lease)) .. pack(0)
+      .. pack(greatest) .. ARGV[2]
+    redis.call('DEL', readers_key, tags_key)
+    redis.call('SET', state_key, state)
+  end
+  id = string.sub(state, 1, 8)
+  version, clear, tagged, lease, tags, largest = struct.unpack('>I8I8I8I8I8I8', state, 9)
+  return true
+end
