@@ -62,7 +62,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             replicas: builder.replicas,
             shared_settings: shared_settings(settings.consistency, &builder.codec.name),
         };
-        let redis = Redis::new(&hub, &settings.namespace, me, redis);
+        let redis = Redis::new(hub, &settings.namespace, me, redis);
         let permits = loads.unwrap_or(DEFAULT_MAX_LOADS);
         let bulkhead = Arc::new(Bulkhead::new(permits, settings.lease));
         let l1 = local.build()?;

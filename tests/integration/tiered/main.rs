@@ -9,6 +9,7 @@ mod corners;
 mod failover;
 mod group_commit;
 mod history;
+mod hub;
 mod large;
 mod liveness;
 mod losses;

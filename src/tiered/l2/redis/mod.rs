@@ -124,6 +124,8 @@ pub(crate) fn entropy() -> u64 {
 pub(crate) struct Redis {
     /// The connections to the primary that serves the namespace.
     link: Arc<Link>,
+    /// The hub of the link. It lives as long as its last cache, so that further ones find it.
+    _hub: Arc<Hub>,
     names: Names,
     /// The id of this process.
     own_id: Peer,
@@ -213,7 +215,12 @@ impl Names {
 
 impl Redis {
     /// Creates the access of the cache `own_id` to a namespace, over the connections of a hub.
-    pub(crate) fn new(hub: &Hub, namespace: &str, own_id: Peer, settings: RedisSettings) -> Self {
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        namespace: &str,
+        own_id: Peer,
+        settings: RedisSettings,
+    ) -> Self {
         let names = Names::new(namespace, hub.url.database());
         let link = hub.link(&names.state);
         link.deadline.include(settings.deadline);
@@ -238,6 +245,7 @@ impl Redis {
             replica_count: CoalescedQuery::new(link.runtime.clone()),
             runtime: link.runtime.clone(),
             link,
+            _hub: hub,
         }
     }
 

@@ -102,7 +102,11 @@ impl Redis {
             lease,
             has_upkeep: self.upkeep.lock().is_due(),
         };
-        Batches::send(&self.link, renewal, &self.runtime).await
+        // The round trip may take as long as the longest deadline of all caches.
+        let limit = self.settings.deadline + Renewal::GATHER_TIME;
+        let renewed = Batches::send(&self.link, renewal, &self.runtime);
+        let renewed = tokio::time::timeout(limit, renewed).await;
+        renewed.unwrap_or(Err(RemoteError::Timeout))
     }
 
     async fn renew_all(&self, renewals: &[Renewal]) -> Result<Vec<()>, RemoteError> {
