@@ -148,7 +148,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
                     self.log_proof();
                     let now = now();
                     if self.events.is_lost(now) {
-                        messages.close_if_silent(self.inner.settings.read_lease());
+                        messages.close_if_silent();
                         return Err(RemoteError::Timeout);
                     }
                     self.request_lease(now);

@@ -211,9 +211,8 @@ pub(crate) trait Messages: Send {
     /// Returns the next message if it has arrived already.
     fn try_next(&mut self) -> Option<Message>;
 
-    /// Closes the connection of the subscription, which other caches may share, if nothing has arrived on it for this
-    /// time.
-    fn close_if_silent(&mut self, time: Duration);
+    /// Closes the connection of the subscription, which other caches may share, if nothing arrives on it for any of them.
+    fn close_if_silent(&mut self);
 }
 
 /// The future of a call to L2.

@@ -12,7 +12,7 @@ use hotset::{
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::caches::wait_until_proven;
 use tokio::sync::watch;
 
@@ -109,14 +109,12 @@ async fn cache_keeps_its_subscription_while_others_with_the_same_namespace_come_
     }
     let health = staying.health();
     assert_eq!((health.subscriptions, health.gaps), (1, 0));
-    let channels: Vec<String> = server.command(&[b"PUBSUB", b"CHANNELS"]);
     // The channel of events, and that of each cache that exists.
     soon("unused channels are left", || {
         let channels: Vec<String> = server.command(&[b"PUBSUB", b"CHANNELS"]);
         channels.len() == 3
     })
     .await;
-    assert!(channels.len() >= 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,66 +136,92 @@ async fn caches_of_a_hub_share_its_connections_and_no_others() {
     assert_eq!(without_hub.invalidate(&1).await, Propagation::Acknowledged);
 }
 
-/// A user who lacks the rights for one namespace.
 #[tokio::test(flavor = "multi_thread")]
 async fn cache_without_rights_disturbs_no_other_cache_of_its_hub() {
     let server = Server::start();
-    let user: &[&[u8]] = &[
-        b"ACL",
-        b"SETUSER",
-        b"shop",
-        b"on",
-        b">secret",
-        b"+@all",
-        b"~hotset:{allowed}*",
-        b"&*",
+    let user = [
+        "ACL",
+        "SETUSER",
+        "shop",
+        "on",
+        ">secret",
+        "+@all",
+        "~hotset:{allowed*",
+        "&*",
     ];
-    let () = server.command(user);
+    let () = server.command(&user.map(str::as_bytes));
     let url = server.url().replace("://", "://shop:secret@");
-    let allowed = named(&*url, "allowed").heartbeat(SHORT_HEARTBEAT);
-    let denied = named(&*url, "denied").heartbeat(SHORT_HEARTBEAT);
-    let (allowed, denied) = (allowed.build().unwrap(), denied.build().unwrap());
-    wait_until_proven(&allowed).await;
-    let before = renewals(&denied);
-    soon("the denied cache has tried for a while", || {
-        renewals(&denied) >= before + 20
+    let cache = |namespace: &str| {
+        let cache = named(&*url, namespace).heartbeat(SHORT_HEARTBEAT);
+        cache.build().unwrap()
+    };
+    let allowed: Vec<_> = (0..20)
+        .map(|number| cache(&format!("allowed{number}")))
+        .collect();
+    let denied = cache("denied");
+    join_all(allowed.iter().map(wait_until_proven)).await;
+    soon("the denied cache was refused", || {
+        denied.tier_stats().calls.renew.failures > 0
     })
     .await;
-    assert_eq!(denied.health().proven_for, None);
-    assert!(!denied.health().warnings.is_empty());
-    let before = clients(&server);
-    soon("the denied cache has tried again", || {
+    let total = || allowed.iter().map(renewals).sum::<u64>();
+    let (before, connected) = ((total(), renewals(&denied)), clients(&server));
+    let scripts = calls_of(&server, "evalsha");
+    soon("all caches have sent heartbeats", || {
+        total() >= before.0 + 200 && renewals(&denied) >= before.1 + 10
+    })
+    .await;
+    let scripts = calls_of(&server, "evalsha") - scripts;
+    let renewals = total() - before.0;
+    assert!(
+        scripts <= renewals / 4,
+        "{scripts} scripts, {renewals} renewals"
+    );
+    soon("the denied cache has subscribed again", || {
         denied.health().subscriptions >= 2
     })
     .await;
     assert!(
-        before.is_subset(&clients(&server)),
+        connected.is_subset(&clients(&server)),
         "a connection was closed"
     );
-    assert_eq!(allowed.invalidate(&1).await, Propagation::Acknowledged);
+    assert_eq!(denied.health().proven_for, None);
+    assert!(!denied.health().warnings.is_empty());
+    for cache in allowed {
+        assert_eq!(cache.invalidate(&1).await, Propagation::Acknowledged);
+        assert_eq!(cache.health().subscriptions, 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cache_with_a_short_deadline_does_not_close_the_connection_of_others() {
     let server = Server::start();
     let patient = named(server.url(), "patient").build().unwrap();
-    let hasty = named(server.url(), "hasty");
+    let hasty = named(server.url(), "hasty").heartbeat(SHORT_HEARTBEAT);
     let hasty = hasty.deadline(Duration::from_millis(1)).build().unwrap();
     wait_until_proven(&patient).await;
     patient.insert(1, "value".into()).await;
-    let before = clients(&server);
-    server.pause();
-    soon("calls of the hasty cache have timed out", || {
-        hasty.tier_stats().calls.renew.failures > 0 || hasty.health().breaker_open
-    })
-    .await;
-    server.resume();
-    let loaded = in_time(patient.get_or_load_async(&2, |_| value("loaded".to_string())));
-    assert_eq!(loaded.await.unwrap(), "loaded");
-    assert!(
-        before.is_subset(&clients(&server)),
-        "a connection was closed"
-    );
+    loop {
+        let before = clients(&server);
+        let failures = || hasty.tier_stats().calls.renew.failures;
+        let failed_before = failures();
+        let begun = Instant::now();
+        server.pause();
+        soon("a call of the hasty cache has timed out", || {
+            failures() > failed_before
+        })
+        .await;
+        server.resume();
+        let key = failed_before + 2;
+        let loaded = patient.get_or_load_async(&key, |_| value("loaded".to_string()));
+        assert_eq!(in_time(loaded).await.unwrap(), "loaded");
+        let is_unchanged = before.is_subset(&clients(&server));
+        // A connection that is silent for longer may be closed.
+        if begun.elapsed() < Duration::from_millis(900) {
+            assert!(is_unchanged, "a connection was closed");
+            return;
+        }
+    }
 }
 
 /// The password that a test sets.

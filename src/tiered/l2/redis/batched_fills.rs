@@ -2,7 +2,7 @@
 
 use crate::tiered::l2::redis::Redis;
 use crate::tiered::l2::redis::batching::{Batched, Batches};
-use crate::tiered::l2::redis::transfer::MAX_SMALL_VALUE_SIZE;
+use crate::tiered::l2::redis::transfer::{MAX_SMALL_VALUE_SIZE, unless_all_failed};
 use crate::tiered::l2::remote::{Fill, RemoteError, Token};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,14 +55,13 @@ impl Redis {
         fills: &[Fill<'_>],
     ) -> Result<Vec<Result<bool, RemoteError>>, RemoteError> {
         let [fill] = fills else {
-            return self.fill_each(fills).await;
+            return unless_all_failed(self.fill_each(fills).await?);
         };
         // Other processes wait for a lease that is released, and a large value has a round trip of its own.
-        if !(1..=MAX_SMALL_VALUE_SIZE).contains(&fill.envelope.len()) {
-            return self.fill_each(fills).await;
-        }
-        if let Some(_in_flight) = self.fills.begin_single() {
-            return self.fill_each(fills).await;
+        let is_batched = (1..=MAX_SMALL_VALUE_SIZE).contains(&fill.envelope.len());
+        let single = self.fills.begin_single().filter(|_| is_batched);
+        if !is_batched || single.is_some() {
+            return unless_all_failed(self.fill_each(fills).await?);
         }
         let fill = BatchedFill {
             key: fill.key.into(),

@@ -7,7 +7,7 @@ use crate::tiered::l2::redis::Redis;
 use crate::tiered::l2::redis::batching::{Batched, Batches, only};
 use crate::tiered::l2::redis::plain_read::PlainReplies;
 use crate::tiered::l2::redis::transfer::ParsedReply;
-use crate::tiered::l2::remote::{LookupReply, LookupRequest, RemoteError, Token};
+use crate::tiered::l2::remote::{Fill, LookupReply, LookupRequest, RemoteError, Token};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,6 +97,28 @@ impl Batched for BatchedLookup {
         let requests: Vec<_> = lookups.iter().map(|lookup| lookup.0.borrow()).collect();
         let requests: Vec<_> = requests.iter().collect();
         redis.look_up_by_script(&requests).await
+    }
+
+    /// Releases the load lease that nobody received.
+    fn undo(redis: &Arc<Redis>, lookup: Self, reply: Self::Reply) {
+        let granted = matches!(
+            reply,
+            Ok(ParsedReply::Complete(LookupReply::LeaseGranted { .. }))
+        );
+        let Some(token) = lookup.0.lease_token.filter(|_| granted) else {
+            return;
+        };
+        let owner = Arc::clone(redis);
+        redis.runtime.spawn(async move {
+            let release = Fill {
+                key: &lookup.0.key,
+                token,
+                envelope: &[],
+                ttl: None,
+            };
+            // If it fails, the lease ends by its time.
+            let _ = owner.fill_each(&[release]).await;
+        });
     }
 }
 

@@ -1,7 +1,7 @@
 //! Calls of many callers in few round trips.
 //!
-//! The first calls are made at once. While they are in flight, further ones wait for each other, for at most the time of
-//! a round trip, and are sent together.
+//! The first calls are made at once. While they are in flight, further ones wait for each other, and are sent together
+//! when a round trip has ended.
 //!
 //! A call may belong to a future that nobody polls, so a round trip for several callers is made in a task.
 
@@ -31,7 +31,7 @@ pub(super) trait Batched: Sized + Send + Sync + 'static {
     /// The time for which the first call of a batch waits for others.
     const GATHER_TIME: Duration = Duration::ZERO;
 
-    /// `true` if a call has no effect except its reply, so that it is left out if its caller was dropped.
+    /// `true` if a call is for its caller only, so that it is left out if the caller was dropped before it is sent.
     const IS_READ: bool = false;
 
     /// Returns the calls of this kind.
@@ -48,6 +48,9 @@ pub(super) trait Batched: Sized + Send + Sync + 'static {
         owner: &Arc<Self::Owner>,
         calls: &[Self],
     ) -> impl Future<Output = Result<Vec<Self::Reply>, RemoteError>> + Send;
+
+    /// Undoes a call whose caller was dropped while it was in flight.
+    fn undo(_owner: &Arc<Self::Owner>, _call: Self, _reply: Self::Reply) {}
 }
 
 /// A call that waits for the next batch.
@@ -216,15 +219,22 @@ impl<B: Batched> Sender<B> {
         }
         match B::send(&self.owner, &calls).await {
             Ok(results) => {
-                for (reply, result) in replies.into_iter().zip(results) {
-                    let _ = reply.send(Ok(result));
+                for ((reply, call), result) in replies.into_iter().zip(calls).zip(results) {
+                    if let Err(Ok(unreceived)) = reply.send(Ok(result)) {
+                        B::undo(&self.owner, call, unreceived);
+                    }
                 }
             }
             Err(RemoteError::Refused(_) | RemoteError::Forbidden(_)) if calls.len() > 1 => {
                 // One of them may have been refused, which must not fail the others.
+                let mut outage = None;
                 for (reply, call) in replies.into_iter().zip(calls) {
-                    let result = B::send(&self.owner, &[call]).await;
-                    let _ = reply.send(result.and_then(only));
+                    let result = match &outage {
+                        None => B::send(&self.owner, &[call]).await.and_then(only),
+                        Some(error) => Err(RemoteError::clone(error)),
+                    };
+                    outage = result.as_ref().err().filter(|it| it.is_outage()).cloned();
+                    let _ = reply.send(result);
                 }
             }
             Err(error) => {

@@ -4,6 +4,7 @@
 //! first find out which replication history its server has, before any command is sent: a server that was restarted,
 //! or that was a replica, may lack writes that another server has confirmed.
 
+use crate::tiered::l2::redis::coalesced_query::CoalescedQuery;
 use crate::tiered::l2::redis::longest_deadline::LongestDeadline;
 use crate::tiered::l2::redis::scripts;
 use crate::tiered::l2::redis::server_clock::ServerClock;
@@ -33,12 +34,19 @@ pub(super) struct Connection {
     pub(super) main: ServerConnection,
     /// A connection to the same server for large values, so that small ones do not wait for them.
     pub(super) bulk: Arc<SideConnection>,
-    /// A connection to the same server for `WAIT`, which blocks a connection.
-    pub(super) replica_wait: Arc<SideConnection>,
+    pub(super) replica_wait: Arc<ReplicaWait>,
     pub(super) primary: Primary,
     pub(super) server: Arc<ServerInfo>,
     /// For how long the main connection has not replied.
     pub(super) silence: Arc<Silence>,
+}
+
+/// A connection to the same server for `WAIT`, which blocks a connection.
+pub(super) struct ReplicaWait {
+    pub(super) connection: Arc<SideConnection>,
+    /// The query for the number of replicas that have all writes. It belongs to the connection, because the replicas of
+    /// another server prove nothing.
+    pub(super) query: CoalescedQuery<u64>,
 }
 
 /// A connection beside the main one, to the same server. It is opened when it is needed for the first time, and again
@@ -121,7 +129,10 @@ pub(super) async fn open(
     let side = |client| SideConnection::new(client, &server.run_id, &deadline, &runtime);
     Ok(Connection {
         main,
-        replica_wait: side(client.clone()),
+        replica_wait: Arc::new(ReplicaWait {
+            connection: side(client.clone()),
+            query: CoalescedQuery::new(runtime.clone()),
+        }),
         bulk: side(client),
         primary,
         server: Arc::new(server),

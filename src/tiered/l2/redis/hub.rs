@@ -18,9 +18,13 @@ pub(crate) struct Hub {
     pub(super) url: Arc<ServerUrl>,
     /// The runtime that drives the connections.
     pub(super) runtime: Handle,
-    /// The links, by the name that decides which primary serves a namespace.
-    links: Mutex<HashMap<String, Weak<Link>>>,
+    links: Mutex<HashMap<LinkName, Weak<Link>>>,
 }
+
+/// The properties that caches on a link share: the key that decides which primary serves the namespace, and the number
+/// of replicas that a change needs. If they are missing, the link connects again, which must not concern caches that do
+/// without replicas.
+type LinkName = (String, u64);
 
 impl Hub {
     fn new(url: ServerUrl, runtime: Handle) -> Self {
@@ -49,18 +53,20 @@ impl Hub {
         self.url.fails_over()
     }
 
-    /// Returns the link to the primary that serves the namespace with the key `key`.
-    pub(super) fn link(&self, key: &str) -> Arc<Link> {
+    /// Returns the link to the primary that serves the namespace with the key `key`, for changes that need this number of
+    /// replicas.
+    pub(super) fn link(&self, key: &str, replicas: u64) -> Arc<Link> {
         // Namespaces of a cluster are in different slots, which may be on different servers.
         let name = match self.url.topology {
             Topology::Cluster { .. } => key,
             Topology::SingleServer | Topology::Sentinels { .. } => "",
         };
+        let name = (name.to_string(), replicas);
         let mut links = self.links.lock();
         links.retain(|_, link| link.strong_count() > 0);
-        links.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
+        links.get(&name).and_then(Weak::upgrade).unwrap_or_else(|| {
             let link = Arc::new(Link::new(&self.url, key, &self.runtime));
-            links.insert(name.into(), Arc::downgrade(&link));
+            links.insert(name, Arc::downgrade(&link));
             link
         })
     }

@@ -42,11 +42,11 @@ use crate::tiered::l2::envelope::millis;
 use crate::tiered::l2::redis::batched_fills::BatchedFill;
 use crate::tiered::l2::redis::batched_reads::{BatchedLookup, BatchedRead};
 use crate::tiered::l2::redis::batching::Batches;
-use crate::tiered::l2::redis::coalesced_query::CoalescedQuery;
 use crate::tiered::l2::redis::connection::Connection;
 use crate::tiered::l2::redis::expected_size::ExpectedSize;
 use crate::tiered::l2::redis::invalidation::BatchedInvalidation;
 use crate::tiered::l2::redis::link::Link;
+use crate::tiered::l2::redis::longest_deadline::IncludedDeadline;
 use crate::tiered::l2::redis::plain_read::PlainReads;
 use crate::tiered::l2::redis::renewal::Upkeep;
 use crate::tiered::l2::redis::round_trip::{PriorityClass, RoundTrip};
@@ -58,6 +58,7 @@ use crate::tiered::l2::remote::{
 };
 use parking_lot::Mutex;
 use redis::{Cmd, Script, Value};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -124,6 +125,7 @@ pub(crate) fn entropy() -> u64 {
 pub(crate) struct Redis {
     /// The connections to the primary that serves the namespace.
     link: Arc<Link>,
+    _deadline: IncludedDeadline,
     /// The hub of the link. It lives as long as its last cache, so that further ones find it.
     _hub: Arc<Hub>,
     names: Names,
@@ -139,12 +141,12 @@ pub(crate) struct Redis {
     fills: Batches<BatchedFill>,
     invalidations: Batches<BatchedInvalidation>,
     upkeep: Mutex<Upkeep>,
+    /// `true` if the last renewal was refused.
+    renews_alone: AtomicBool,
     /// The last position of the namespace that a reply has contained.
     position: Mutex<Option<Position>>,
     /// The other settings with which the namespace is used.
     other_settings: Mutex<Vec<String>>,
-    /// The query for the number of replicas that have all writes.
-    replica_count: CoalescedQuery<u64>,
     runtime: Handle,
 }
 
@@ -166,7 +168,7 @@ pub(crate) struct RedisSettings {
 
 /// The names of a namespace's keys and channels.
 struct Names {
-    /// The key of the state, which `prelude.lua` describes.
+    /// The key of the state, which `state.lua` describes.
     state: String,
     /// The key of the set of readers.
     readers: String,
@@ -222,8 +224,7 @@ impl Redis {
         settings: RedisSettings,
     ) -> Self {
         let names = Names::new(namespace, hub.url.database());
-        let link = hub.link(&names.state);
-        link.deadline.include(settings.deadline);
+        let link = hub.link(&names.state, settings.replicas);
         let limits = TimeLimits {
             deadline: settings.deadline,
             max_wait: settings.lease.min(MAX_QUEUE_TIME),
@@ -240,10 +241,11 @@ impl Redis {
             fills: Batches::default(),
             invalidations: Batches::default(),
             upkeep: Mutex::default(),
+            renews_alone: AtomicBool::new(false),
             position: Mutex::default(),
             other_settings: Mutex::default(),
-            replica_count: CoalescedQuery::new(link.runtime.clone()),
             runtime: link.runtime.clone(),
+            _deadline: link.deadline.include(limits.deadline),
             link,
             _hub: hub,
         }
@@ -385,7 +387,9 @@ impl Remote for Arc<Redis> {
             ];
             let subscribing = async {
                 let connection = self.link.connector.subscription().await?;
-                connection.subscribe(channels).await
+                connection
+                    .subscribe(channels, self.settings.read_lease)
+                    .await
             };
             let timeout = self.link.deadline.connect_timeout();
             let subscribing = tokio::time::timeout(timeout, subscribing);

@@ -33,7 +33,7 @@ const DECISIVE_LEN: usize = 37;
 /// Time for which scripts are used after a user lacked the right for a plain read.
 const REFUSAL_RETENTION: Duration = Duration::from_secs(60);
 
-/// The state of a namespace, as `prelude.lua` describes it.
+/// The state of a namespace, as `state.lua` describes it.
 struct State<'a> {
     incarnation: Incarnation,
     version: u64,

@@ -13,6 +13,7 @@ use crate::tiered::l2::remote::RemoteError;
 use parking_lot::Mutex;
 use redis::{Cmd, Pipeline, Value};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// Largest number of renewals in a batch. Their script takes less than a millisecond.
@@ -77,13 +78,10 @@ impl Batched for Renewal {
     }
 
     async fn send(_: &Arc<Link>, renewals: &[Self]) -> Result<Vec<()>, RemoteError> {
-        // The strictest conditions hold for all of them.
-        let strictness = |renewal: &&Self| {
-            let settings = &renewal.redis.settings;
-            (settings.replicas, settings.deadline)
-        };
-        match renewals.iter().max_by_key(strictness) {
-            Some(strictest) => strictest.redis.renew_all(renewals).await,
+        // Each caller waits for its own deadline at most.
+        let longest = renewals.iter().max_by_key(|it| it.redis.settings.deadline);
+        match longest {
+            Some(longest) => longest.redis.renew_all(renewals).await,
             None => Ok(Vec::new()),
         }
     }
@@ -104,9 +102,19 @@ impl Redis {
         };
         // The round trip may take as long as the longest deadline of all caches.
         let limit = self.settings.deadline + Renewal::GATHER_TIME;
-        let renewed = Batches::send(&self.link, renewal, &self.runtime);
-        let renewed = tokio::time::timeout(limit, renewed).await;
-        renewed.unwrap_or(Err(RemoteError::Timeout))
+        let renewing = async {
+            // One that was refused would be again, and all others with it.
+            if self.renews_alone.load(Relaxed) {
+                return self.renew_all(&[renewal]).await.map(drop);
+            }
+            Batches::send(&self.link, renewal, &self.runtime).await
+        };
+        let renewed = tokio::time::timeout(limit, renewing).await;
+        let renewed = renewed.unwrap_or(Err(RemoteError::Timeout));
+        if let Ok(()) | Err(RemoteError::Refused(_) | RemoteError::Forbidden(_)) = renewed {
+            self.renews_alone.store(renewed.is_err(), Relaxed);
+        }
+        renewed
     }
 
     async fn renew_all(&self, renewals: &[Renewal]) -> Result<Vec<()>, RemoteError> {

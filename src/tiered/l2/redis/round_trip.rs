@@ -2,7 +2,7 @@
 //! deadline. It is repeated if the server has closed the connection.
 
 use crate::tiered::l2::envelope::millis;
-use crate::tiered::l2::redis::connection::{Connection, ServerInfo, SideConnection};
+use crate::tiered::l2::redis::connection::{Connection, ReplicaWait, ServerInfo, SideConnection};
 use crate::tiered::l2::redis::flow_control::FlowControl;
 use crate::tiered::l2::redis::server_connection::ServerConnection;
 use crate::tiered::l2::redis::silence::Silence;
@@ -247,7 +247,8 @@ impl Redis {
             // A slow large value says nothing about the connection for small ones.
             (Timeout, None, _) if class == PriorityClass::Bulk => {}
             (Timeout, _, Some((number, silence)))
-                if silence.note_timeout(begun) >= self.link.deadline.get() =>
+                if silence.note_timeout(begun)
+                    >= self.link.deadline.silence_limit(self.limits.deadline) =>
             {
                 self.link.connector.discard(number);
             }
@@ -266,8 +267,9 @@ impl Redis {
         if required == 0 {
             return Ok(());
         }
-        let count = || self.count_replicas(Arc::clone(&connection.replica_wait));
-        let found = self.replica_count.run(count).await?;
+        let ReplicaWait { connection, query } = &*connection.replica_wait;
+        let count = || self.count_replicas(Arc::clone(connection));
+        let found = query.run(count).await?;
         if found < required {
             let why = format!("{found} replicas have the write, {required} are required");
             return Err(RemoteError::Undecided(why));
@@ -288,10 +290,12 @@ impl Redis {
         calls.cmd("WAIT").arg(self.settings.replicas);
         calls.arg(millis(deadline / 2));
         async move {
-            let (_, mut connection) = connection.get().await?;
+            let (number, mut opened) = connection.get().await?;
             // It runs in a task, which would never end on a connection that was cut.
-            let replies = tokio::time::timeout(deadline, calls.query_async(&mut connection)).await;
-            let (count,): (u64,) = replies.map_err(|_| RemoteError::Timeout)??;
+            let replies = tokio::time::timeout(deadline, calls.query_async(&mut opened)).await;
+            let count = replies.map_err(|_| RemoteError::Timeout);
+            let count = count.and_then(|replies| Ok(replies?));
+            let (count,): (u64,) = count.inspect_err(|_| connection.discard(number))?;
             Ok(count)
         }
     }

@@ -40,6 +40,8 @@ struct Route {
 struct Routes {
     /// `None` once the connection is closed.
     by_channel: Option<HashMap<String, Vec<Route>>>,
+    /// The duration of the read lease of each subscription.
+    leases: HashMap<u64, Duration>,
     /// The time of the last message of the server.
     last_arrival: Option<Instant>,
     /// The number of subscriptions so far.
@@ -65,14 +67,22 @@ impl Routes {
             (PushKind::Subscribe | PushKind::SSubscribe, Some(channel)) => {
                 self.send(&channel, |route| ChannelEvent::Subscribed(route.index));
             }
-            // The slot has moved, or nobody uses the channel any more. Without senders, the queues end.
-            (PushKind::Unsubscribe | PushKind::SUnsubscribe, Some(channel)) => {
-                if let Some(routes) = &mut self.by_channel {
-                    routes.remove(&channel);
-                }
-            }
+            // The slot has moved, or nobody uses the channel any more.
+            (PushKind::Unsubscribe | PushKind::SUnsubscribe, Some(channel)) => self.end(&channel),
             (PushKind::Disconnection, _) => self.by_channel = None,
             _ => {}
+        }
+    }
+
+    /// Ends the subscriptions that have a queue for a channel. Without any sender, their queues end.
+    fn end(&mut self, channel: &str) {
+        let Some(by_channel) = &mut self.by_channel else {
+            return;
+        };
+        let ended = by_channel.remove(channel).unwrap_or_default();
+        let is_ended = |route: &Route| ended.iter().any(|it| it.subscription == route.subscription);
+        for routes in by_channel.values_mut() {
+            routes.retain(|route| !is_ended(route));
         }
     }
 
@@ -86,6 +96,7 @@ impl Routes {
 
     /// Removes the queues of a subscription. Returns the channels that no other subscription uses.
     fn remove(&mut self, subscription: u64, channels: &[String]) -> Vec<String> {
+        self.leases.remove(&subscription);
         let Some(routes) = &mut self.by_channel else {
             return Vec::new();
         };
@@ -100,6 +111,21 @@ impl Routes {
         }
         unused
     }
+}
+
+/// Ends all subscriptions when the connection's task ends, with or without a message about it.
+struct EndOnDrop(Arc<Mutex<Routes>>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        close(&self.0);
+    }
+}
+
+/// Ends all subscriptions of a connection.
+fn close(routes: &Mutex<Routes>) {
+    let closed = routes.lock().by_channel.take();
+    drop(closed);
 }
 
 /// The connection.
@@ -134,11 +160,11 @@ impl SharedSubscription {
             by_channel: Some(HashMap::new()),
             ..Routes::default()
         }));
-        let pushed = Arc::clone(&routes);
+        let pushed = EndOnDrop(Arc::clone(&routes));
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(connect_timeout))
             .set_push_sender(move |push| {
-                pushed.lock().pass(push);
+                pushed.0.lock().pass(push);
                 Ok::<_, std::convert::Infallible>(())
             });
         Ok(Self {
@@ -159,36 +185,57 @@ impl SharedSubscription {
             && self.primary.borrow().as_ref() == Some(&self.publisher)
     }
 
-    /// Ends all subscriptions if nothing has arrived for this time.
-    fn close_if_silent(&self, time: Duration) {
-        let mut routes = self.routes.lock();
-        let is_silent = routes.last_arrival.is_none_or(|it| it.elapsed() >= time);
-        let closed = routes.by_channel.take_if(|_| is_silent);
+    /// Ends all subscriptions if nothing has arrived for most of the longest read lease. By then each cache has requested
+    /// a heartbeat.
+    fn close_if_silent(&self) {
+        let routes = self.routes.lock();
+        let longest = routes.leases.values().max().copied().unwrap_or_default();
+        let limit = longest / 4 * 3;
+        let is_silent = routes.last_arrival.is_none_or(|it| it.elapsed() >= limit);
         drop(routes);
-        drop(closed);
+        if is_silent {
+            close(&self.routes);
+        }
     }
 
-    /// Subscribes to channels.
+    /// Subscribes to channels, for a cache whose read lease has this duration. If that fails or takes too long, closes
+    /// the connection, so that the next attempt opens a new one.
     pub(super) async fn subscribe(
         &self,
         channels: [String; 2],
+        read_lease: Duration,
+    ) -> Result<Subscription, RemoteError> {
+        let subscribing = self.try_subscribe(channels, read_lease);
+        let subscribed = tokio::time::timeout(self.connect_timeout, subscribing).await;
+        let subscribed = subscribed.unwrap_or(Err(RemoteError::Timeout));
+        if let Err(RemoteError::Timeout | RemoteError::Disconnected(_)) = subscribed {
+            close(&self.routes);
+        }
+        subscribed
+    }
+
+    async fn try_subscribe(
+        &self,
+        channels: [String; 2],
+        read_lease: Duration,
     ) -> Result<Subscription, RemoteError> {
         let _leaving = self.leaving.read().await;
-        let mut subscription = self.add_routes(channels)?;
+        let mut subscription = self.add_routes(channels, read_lease)?;
         for channel in &subscription.channels {
             // A command for each channel, because the `redis` crate expects one reply to a command.
             let call = self.call(["SUBSCRIBE", "SSUBSCRIBE"], channel);
             call.exec_async(&mut self.connection.clone()).await?;
         }
-        // The crate may take the end of another subscription for the reply, so only the confirmation counts. That of the
-        // last channel follows the others.
-        loop {
+        // The crate may take the end of another subscription for the reply, so only the confirmations count.
+        let mut is_confirmed = [false; 2];
+        while is_confirmed.contains(&false) {
             match subscription.receive().await {
-                Some(ChannelEvent::Subscribed(1)) => return Ok(subscription),
-                Some(_) => {}
+                Some(ChannelEvent::Subscribed(index)) => is_confirmed[index] = true,
+                Some(ChannelEvent::Message(_)) => {}
                 None => return Err(subscription_ended()),
             }
         }
+        Ok(subscription)
     }
 
     /// Returns a call with the first command, or with the second one for channels within a shard.
@@ -198,7 +245,11 @@ impl SharedSubscription {
         call
     }
 
-    fn add_routes(&self, channels: [String; 2]) -> Result<Subscription, RemoteError> {
+    fn add_routes(
+        &self,
+        channels: [String; 2],
+        read_lease: Duration,
+    ) -> Result<Subscription, RemoteError> {
         let (queue, events) = mpsc::channel(MAX_BUFFERED_MESSAGES);
         let mut routes = self.routes.lock();
         routes.subscriptions += 1;
@@ -211,6 +262,7 @@ impl SharedSubscription {
                 queue: queue.clone(),
             });
         }
+        routes.leases.insert(number, read_lease);
         drop(routes);
         Ok(Subscription {
             number,
@@ -235,8 +287,13 @@ impl SharedSubscription {
                 let call = self.call(["UNSUBSCRIBE", "SUNSUBSCRIBE"], &channel);
                 let mut connection = self.connection.clone();
                 let leaving = call.exec_async(&mut connection);
-                // If it fails, messages still arrive, and are ignored.
-                let _ = tokio::time::timeout(self.connect_timeout, leaving).await;
+                let left = tokio::time::timeout(self.connect_timeout, leaving).await;
+                if left.is_err() {
+                    // A late reply would end a subscription that begins after this.
+                    close(&self.routes);
+                    return;
+                }
+                // If the user may not leave channels, messages still arrive, and are ignored.
             }
         }
     }
@@ -289,8 +346,8 @@ impl Messages for Subscription {
         }
     }
 
-    fn close_if_silent(&mut self, time: Duration) {
-        self.connection.close_if_silent(time);
+    fn close_if_silent(&mut self) {
+        self.connection.close_if_silent();
     }
 }
 
@@ -313,4 +370,81 @@ fn parsed(message: &[u8]) -> Message {
 
 fn subscription_ended() -> RemoteError {
     RemoteError::Disconnected("the subscription ended".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc::error::TryRecvError;
+
+    const EVENTS: &str = "events";
+
+    /// Returns routes with two subscriptions to a common channel and to one of their own, and their queues.
+    fn two_subscriptions(buffer: usize) -> (Routes, [mpsc::Receiver<ChannelEvent>; 2]) {
+        let mut by_channel: HashMap<String, Vec<Route>> = HashMap::new();
+        let queues = [0, 1].map(|subscription| {
+            let (queue, events) = mpsc::channel(buffer);
+            for (index, channel) in [EVENTS.to_string(), subscription.to_string()]
+                .into_iter()
+                .enumerate()
+            {
+                by_channel.entry(channel).or_default().push(Route {
+                    subscription,
+                    index,
+                    queue: queue.clone(),
+                });
+            }
+            events
+        });
+        let routes = Routes {
+            by_channel: Some(by_channel),
+            ..Routes::default()
+        };
+        (routes, queues)
+    }
+
+    fn push(kind: PushKind, channel: &str) -> PushInfo {
+        let bytes = |text: &str| Value::BulkString(text.into());
+        PushInfo {
+            kind,
+            data: vec![bytes(channel), bytes("message")],
+        }
+    }
+
+    #[test]
+    fn queue_that_is_full_loses_its_own_messages_only() {
+        let (mut routes, [mut one, mut other]) = two_subscriptions(1);
+        for _ in 0..3 {
+            routes.pass(push(PushKind::Message, EVENTS));
+            assert!(matches!(one.try_recv(), Ok(ChannelEvent::Message(_))));
+        }
+        assert!(matches!(other.try_recv(), Ok(ChannelEvent::Message(_))));
+        assert!(matches!(other.try_recv(), Err(TryRecvError::Empty)));
+    }
+
+    #[test]
+    fn end_of_one_channel_ends_the_subscriptions_that_use_it() {
+        let (mut routes, [mut one, mut other]) = two_subscriptions(1);
+        routes.pass(push(PushKind::SUnsubscribe, "0"));
+        assert!(matches!(one.try_recv(), Err(TryRecvError::Disconnected)));
+        routes.pass(push(PushKind::SMessage, EVENTS));
+        assert!(matches!(other.try_recv(), Ok(ChannelEvent::Message(_))));
+        routes.pass(push(PushKind::Disconnection, ""));
+        assert!(matches!(other.try_recv(), Err(TryRecvError::Disconnected)));
+    }
+
+    #[test]
+    fn channel_is_unused_when_the_last_subscription_to_it_has_ended() {
+        let (mut routes, _queues) = two_subscriptions(1);
+        let channels = |own: &str| [EVENTS.to_string(), own.to_string()];
+        assert_eq!(routes.remove(0, &channels("0")), ["0"]);
+        assert_eq!(routes.remove(1, &channels("1")), channels("1"));
+    }
+
+    #[test]
+    fn subscriptions_end_with_the_task_of_the_connection() {
+        let (routes, [mut one, _other]) = two_subscriptions(1);
+        drop(EndOnDrop(Arc::new(Mutex::new(routes))));
+        assert!(matches!(one.try_recv(), Err(TryRecvError::Disconnected)));
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Silence {
     opened: Instant,
     last_reply: AtomicU64,
-    /// The beginning of the first call after the last reply that has timed out.
+    /// The beginning of the first call after the last reply that has timed out, or [`u64::MAX`].
     first_timeout: AtomicU64,
 }
 
@@ -17,7 +17,7 @@ impl Silence {
         Self {
             opened: Instant::now(),
             last_reply: AtomicU64::new(0),
-            first_timeout: AtomicU64::new(0),
+            first_timeout: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -64,10 +64,15 @@ mod tests {
         let ago = |seconds| now.checked_sub(seconds * second).unwrap();
         silence.last_reply.store(silence.nanos(ago(8)), Relaxed);
         assert_eq!(silence.note_timeout(ago(9)), Duration::ZERO);
+        let unanswered = Silence {
+            opened: ago(10),
+            ..Silence::new()
+        };
+        assert!(unanswered.note_timeout(ago(2)) < 3 * second);
         assert!(silence.note_timeout(ago(3)) >= 3 * second);
         assert!(silence.note_timeout(ago(1)) >= 3 * second);
         silence.end();
         assert_eq!(silence.note_timeout(ago(1)), Duration::ZERO);
-        assert!(silence.note_timeout(Instant::now()) < 3 * second);
+        assert!(silence.note_timeout(Instant::now()) < second);
     }
 }

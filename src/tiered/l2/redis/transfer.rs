@@ -78,7 +78,7 @@ fn total_bytes<T>(items: &[Item<T>]) -> usize {
 }
 
 /// Returns the results, or the first error if all have failed.
-fn unless_all_failed<T>(
+pub(super) fn unless_all_failed<T>(
     mut results: Vec<Result<T, RemoteError>>,
 ) -> Result<Vec<Result<T, RemoteError>>, RemoteError> {
     if results.is_empty() || results.iter().any(Result::is_ok) {
@@ -234,16 +234,18 @@ impl Redis {
         let replies = self.call_each(round_trip, &parts, call).await?;
         let mut all = Vec::with_capacity(items.len());
         for (part, reply) in parts.into_iter().zip(replies) {
-            match reply {
-                Ok(reply) => all.extend(item_replies(reply, part.len())?.into_iter().map(Ok)),
-                Err(error) if part.len() == 1 => all.push(Err(error)),
-                Err(_) => {
+            let replies = match reply.and_then(|reply| item_replies(reply, part.len())) {
+                Ok(replies) => replies.into_iter().map(Ok).collect(),
+                Err(_) if part.len() > 1 => {
                     let singles: Vec<&[T]> = part.chunks(1).collect();
-                    for reply in self.call_each(round_trip, &singles, call).await? {
-                        all.push(reply.and_then(|reply| only(item_replies(reply, 1)?)));
-                    }
+                    let replies = self.call_each(round_trip, &singles, call).await;
+                    let replies = replies_or_errors(replies, part.len()).into_iter();
+                    let single = |reply: Result<_, _>| only(item_replies(reply?, 1)?);
+                    replies.map(single).collect()
                 }
-            }
+                Err(error) => vec![Err(error)],
+            };
+            all.extend(replies);
         }
         Ok(all)
     }
@@ -267,7 +269,7 @@ impl Redis {
         join_all(requests).await.into_iter().flatten().collect()
     }
 
-    /// Stores values, or releases leases, each as far as possible.
+    /// Stores values, or releases leases. Returns a result for each.
     pub(super) async fn fill_each(
         &self,
         fills: &[Fill<'_>],
@@ -302,7 +304,7 @@ impl Redis {
         filled.sort_unstable_by_key(|(index, _)| *index);
         let filled = filled.into_iter();
         let filled = filled.map(|(_, reply)| reply.map(|reply| reply == Value::Int(1)));
-        unless_all_failed(filled.collect())
+        Ok(filled.collect())
     }
 
     /// Stores values or releases leases, in one round trip.

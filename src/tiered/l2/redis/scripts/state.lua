@@ -1,18 +1,18 @@
--- Precedes each script.
--- KEYS[1]: the state of a namespace, a string. Its numbers have 8 bytes, the most significant first:
---   1   its incarnation,
---   9   version: the number of invalidations,
---   17  clear: the version of the last invalidation of all keys,
---   25  tagged: the version of the last invalidation of a tag,
---   33  lease: the longest read lease so far, in ms,
---   41  tags: the approximate number of tags that were invalidated,
---   49  largest: the size of the largest value so far, in bytes,
---   57  the replication history in which it began: the replication id, and a term.
--- KEYS[2]: the readers, which serve from their L1: a sorted set of peers by the end of their read leases. '' stands for
---   readers that are missing in the set, because it was lost.
--- KEYS[3]: the cells of invalidated tags, a string: see `tag_cells`.
+-- Precedes each script. A namespace has three keys:
+-- 1. The state, a string. Its numbers have 8 bytes, the most significant first:
+--      1   its incarnation,
+--      9   version: the number of invalidations,
+--      17  clear: the version of the last invalidation of all keys,
+--      25  tagged: the version of the last invalidation of a tag,
+--      33  lease: the longest read lease so far, in ms,
+--      41  tags: the approximate number of tags that were invalidated,
+--      49  largest: the size of the largest value so far, in bytes,
+--      57  the replication history in which it began: the replication id, and a term.
+-- 2. The readers, which serve from their L1: a sorted set of peers by the end of their read leases. '' stands for
+--    readers that are missing in the set, because it was lost.
+-- 3. The cells of invalidated tags, a string: see `tag_cells`.
 -- ARGV[1]: an id for a new incarnation; ARGV[2]: the replication history that the connection has found; ARGV[3]: the
--- command to publish with; ARGV[4]: the duration of read leases, in ms.
+-- command to publish with. Scripts of a single namespace have the duration of its read leases in ARGV[4], in ms.
 
 local VALUE, LEASE = 'hsV\4', 'hsL\2'
 
