@@ -10,7 +10,7 @@ use crate::tiered::coherence::read_lease::ReadLease;
 use crate::tiered::health::TierCounters;
 use crate::tiered::l2::circuit_breaker::CircuitBreaker;
 use crate::tiered::l2::codec_health::CodecHealth;
-use crate::tiered::l2::redis::{Hub, Redis, RedisSettings, Server, ServerUrl, entropy};
+use crate::tiered::l2::redis::{Redis, RedisSettings, Target, entropy};
 use crate::tiered::load_lease::Releases;
 use crate::tiered::refresh_by_rule::RefreshThrottle;
 use crate::tiered::rollout::Rollout;
@@ -36,10 +36,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     pub(super) fn from_builder(builder: TieredCacheBuilder<K, V>) -> Result<Self, BuildError> {
         let target = builder.validate()?;
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        let hub = match target {
-            Target::Url(url) => Hub::shared(*url, &runtime),
-            Target::Hub(hub) => hub,
-        };
+        let hub = target.into_hub(&runtime);
         let TieredCacheBuilder {
             mut local,
             mut settings,
@@ -98,12 +95,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     }
 }
 
-/// The servers of a cache, which are valid.
-pub(crate) enum Target {
-    Url(Box<ServerUrl>),
-    Hub(Arc<Hub>),
-}
-
 /// Describes the settings that all processes of a namespace should share. The bound of `Bounded` may differ.
 fn shared_settings(consistency: Consistency, codec: &str) -> String {
     let class = match consistency {
@@ -113,6 +104,26 @@ fn shared_settings(consistency: Consistency, codec: &str) -> String {
         Consistency::L1Only => "L1Only",
     };
     format!("the class {class} and the codec {codec:?}")
+}
+
+/// Checks the name of a namespace.
+pub(super) fn check_namespace(namespace: &str) -> Result<(), BuildError> {
+    let is_name = |byte: u8| byte.is_ascii_graphic() && !b"{}".contains(&byte);
+    let is_valid = (1..=MAX_NAMESPACE_LEN).contains(&namespace.len());
+    if is_valid && namespace.bytes().all(is_name) {
+        Ok(())
+    } else {
+        Err(BuildError::Namespace)
+    }
+}
+
+/// Checks the interval between heartbeats.
+pub(super) fn check_heartbeat(heartbeat: Duration) -> Result<(), BuildError> {
+    if (MIN_HEARTBEAT..=MAX_HEARTBEAT).contains(&heartbeat) {
+        Ok(())
+    } else {
+        Err(BuildError::Heartbeat)
+    }
 }
 
 impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
@@ -126,16 +137,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
             heartbeat,
             ..
         } = &self.settings;
-        let is_name = |byte: u8| byte.is_ascii_graphic() && !b"{}".contains(&byte);
-        if namespace.is_empty()
-            || namespace.len() > MAX_NAMESPACE_LEN
-            || !namespace.bytes().all(is_name)
-        {
-            return Err(BuildError::Namespace);
-        }
-        if !(MIN_HEARTBEAT..=MAX_HEARTBEAT).contains(heartbeat) {
-            return Err(BuildError::Heartbeat);
-        }
+        check_namespace(namespace)?;
+        check_heartbeat(*heartbeat)?;
         if *consistency == Consistency::Bounded(Duration::ZERO) {
             return Err(BuildError::ZeroDuration("consistency"));
         }
@@ -152,13 +155,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         if local.max_concurrent_loads == Some(0) {
             return Err(BuildError::NoLoads);
         }
-        match &self.server.0 {
-            Server::Url(url) => {
-                let url = ServerUrl::new(url, self.certificates.clone())?;
-                Ok(Target::Url(Box::new(url)))
-            }
-            Server::Hub(_) if !self.certificates.is_empty() => Err(BuildError::HubCertificates),
-            Server::Hub(hub) => Ok(Target::Hub(Arc::clone(&hub.0))),
-        }
+        self.server.target(self.certificates.clone())
     }
 }

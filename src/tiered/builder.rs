@@ -14,7 +14,7 @@ use std::time::Duration;
 /// The default deadline of a call to Redis.
 const DEFAULT_DEADLINE: Duration = Duration::from_millis(200);
 /// The default interval between heartbeats.
-const DEFAULT_HEARTBEAT: Duration = Duration::from_millis(500);
+pub(super) const DEFAULT_HEARTBEAT: Duration = Duration::from_millis(500);
 /// The default maximum size of a value in Redis, in bytes.
 const DEFAULT_MAX_VALUE_SIZE: usize = 1 << 20;
 /// The default maximum number of queued invalidations.

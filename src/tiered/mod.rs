@@ -7,6 +7,7 @@ mod builder;
 mod coherence;
 mod fetch;
 mod health;
+mod invalidator;
 pub(crate) mod l2;
 mod load;
 mod load_lease;
@@ -26,6 +27,7 @@ mod traits;
 mod warm;
 mod write;
 
+pub use crate::tiered::invalidator::{Invalidator, RemoteEntry, ServiceCheck};
 pub use crate::tiered::l2::calls::{CallStats, L2Calls};
 pub use crate::tiered::l2::redis::{RedisHub, RedisHubBuilder, RedisServer};
 pub use crate::tiered::l2::remote::RemoteError;

@@ -3,7 +3,7 @@
 use crate::error::BuildError;
 use crate::tiered::l2::redis::hub_builder::RedisHubBuilder;
 use crate::tiered::l2::redis::link::Link;
-use crate::tiered::l2::redis::url::{ServerUrl, Topology};
+use crate::tiered::l2::redis::url::{Certificates, ServerUrl, Topology};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
@@ -36,7 +36,7 @@ impl Hub {
     }
 
     /// Returns the hub of the URL in this runtime, which all caches with the same URL and certificates share.
-    pub(crate) fn shared(url: ServerUrl, runtime: &Handle) -> Arc<Self> {
+    fn shared(url: ServerUrl, runtime: &Handle) -> Arc<Self> {
         let mut hubs = HUBS.lock();
         hubs.retain(|hub| hub.strong_count() > 0);
         let is_same = |hub: &Arc<Self>| hub.runtime.id() == runtime.id() && *hub.url == url;
@@ -163,13 +163,43 @@ impl fmt::Debug for RedisHub {
 /// # }
 /// ```
 #[derive(Debug, Clone)]
-pub struct RedisServer(pub(crate) Server);
+pub struct RedisServer(Server);
 
 /// The two kinds of a [`RedisServer`].
 #[derive(Clone)]
-pub(crate) enum Server {
+enum Server {
     Url(String),
     Hub(RedisHub),
+}
+
+/// The servers of a cache, which are valid.
+pub(crate) enum Target {
+    Url(Box<ServerUrl>),
+    Hub(Arc<Hub>),
+}
+
+impl Target {
+    /// Returns the hub, which for a URL is that of all caches in this runtime.
+    pub(crate) fn into_hub(self, runtime: &Handle) -> Arc<Hub> {
+        match self {
+            Self::Url(url) => Hub::shared(*url, runtime),
+            Self::Hub(hub) => hub,
+        }
+    }
+}
+
+impl RedisServer {
+    /// Returns the servers, or an error if the URL or a certificate is invalid.
+    pub(crate) fn target(&self, certificates: Certificates) -> Result<Target, BuildError> {
+        match &self.0 {
+            Server::Url(url) => {
+                let url = ServerUrl::new(url, certificates)?;
+                Ok(Target::Url(Box::new(url)))
+            }
+            Server::Hub(_) if !certificates.is_empty() => Err(BuildError::HubCertificates),
+            Server::Hub(hub) => Ok(Target::Hub(Arc::clone(&hub.0))),
+        }
+    }
 }
 
 impl fmt::Debug for Server {

@@ -33,8 +33,8 @@ mod window;
 pub use crate::tiered::l2::redis::hub::{RedisHub, RedisServer};
 pub use crate::tiered::l2::redis::hub_builder::RedisHubBuilder;
 
-pub(crate) use crate::tiered::l2::redis::hub::{Hub, Server};
-pub(crate) use crate::tiered::l2::redis::url::{Certificates, ServerUrl};
+pub(crate) use crate::tiered::l2::redis::hub::{Hub, Target};
+pub(crate) use crate::tiered::l2::redis::url::Certificates;
 
 use crate::random;
 use crate::tiered::health::Warning;
