@@ -12,7 +12,7 @@ use crate::tiered::{Consistency, RemoteKey, RemoteValue, TieredCache};
 use std::time::Duration;
 
 /// The default deadline of a call to Redis.
-const DEFAULT_DEADLINE: Duration = Duration::from_millis(200);
+pub(super) const DEFAULT_DEADLINE: Duration = Duration::from_millis(200);
 /// The default interval between heartbeats.
 pub(super) const DEFAULT_HEARTBEAT: Duration = Duration::from_millis(500);
 /// The default maximum size of a value in Redis, in bytes.

@@ -4,29 +4,28 @@ use crate::codec::encode_key_name;
 use crate::error::BuildError;
 use crate::tiered::MAX_NAME_LEN;
 use crate::tiered::build::{check_heartbeat, check_namespace};
-use crate::tiered::builder::DEFAULT_HEARTBEAT;
+use crate::tiered::builder::{DEFAULT_DEADLINE, DEFAULT_HEARTBEAT};
 use crate::tiered::coherence::invalidation_acks::InvalidationAcks;
 use crate::tiered::health::Warning;
-use crate::tiered::l2::redis::{Certificates, Redis, RedisServer, RedisSettings, entropy};
+use crate::tiered::l2::redis::{
+    Certificates, NamespaceState, Redis, RedisServer, RedisSettings, entropy,
+};
 use crate::tiered::l2::remote::{
-    LookupReply, LookupRequest, Message, Remote, RemoteError, Subject,
+    LookupReply, LookupRequest, Message, Messages, Remote, RemoteError, Subject,
 };
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
-
-/// The deadline of a call to Redis.
-const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Invalidates entries of a namespace from a process that has no cache, such as a migration script.
 ///
-/// An invalidation has the same effect as one of a [`TieredCache`](crate::TieredCache) of the class `Realtime`: it
-/// returns when no process serves the old value any more. It is not queued if Redis cannot be reached: the error says
-/// so, and the call can be repeated.
+/// An invalidation has the same effect as one of a [`TieredCache`](crate::TieredCache): it returns when no cache of the
+/// class [`Realtime`](crate::Consistency::Realtime) serves the old value any more. It is not queued if Redis cannot be
+/// reached. The error says so, and the call can be repeated.
+///
+/// It must have the same URL, the same heartbeat and the same number of replicas as the caches.
 ///
 /// # Examples
 ///
@@ -44,13 +43,101 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// ```
 pub struct Invalidator {
     redis: Arc<Redis>,
-    acks: Arc<InvalidationAcks>,
-    /// The task that receives acknowledgements.
-    listener: Mutex<Option<JoinHandle<()>>>,
-    runtime: Handle,
+    deadline: Duration,
+}
+
+/// A builder of an [`Invalidator`], from [`Invalidator::builder`].
+///
+/// # Examples
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use hotset::Invalidator;
+/// use std::time::Duration;
+///
+/// let prices = Invalidator::builder("redis://127.0.0.1/", "prices")
+///     .heartbeat(Duration::from_secs(1))
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "a builder does nothing until build is called"]
+pub struct InvalidatorBuilder {
+    server: RedisServer,
+    namespace: String,
+    heartbeat: Duration,
+    deadline: Duration,
+    replicas: u64,
+}
+
+impl InvalidatorBuilder {
+    /// Sets the [heartbeat](crate::TieredCacheBuilder::heartbeat) of the caches. Default: 500 milliseconds.
+    pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
+        self.heartbeat = heartbeat;
+        self
+    }
+
+    /// Sets how long a call to Redis may take. Default: 200 milliseconds.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Sets the number of [replicas](crate::TieredCacheBuilder::replicas) of the caches. Default: 0.
+    pub fn replicas(mut self, replicas: u64) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    /// Builds the invalidator. The server need not be reachable.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a setting is invalid, or if this is not called in a tokio runtime.
+    pub fn build(self) -> Result<Invalidator, BuildError> {
+        check_namespace(&self.namespace)?;
+        check_heartbeat(self.heartbeat)?;
+        if self.deadline.is_zero() {
+            return Err(BuildError::ZeroDuration("deadline"));
+        }
+        let target = self.server.target(Certificates::default())?;
+        let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
+        let settings = RedisSettings {
+            deadline: self.deadline,
+            lease: self.deadline,
+            read_lease: 2 * self.heartbeat,
+            max_size: usize::MAX,
+            replicas: self.replicas,
+            // It uses no values, so its settings agree with those of any cache.
+            shared_settings: String::new(),
+        };
+        let redis = Redis::new(
+            target.into_hub(&runtime),
+            &self.namespace,
+            entropy(),
+            settings,
+        );
+        Ok(Invalidator {
+            redis: Arc::new(redis),
+            deadline: self.deadline,
+        })
+    }
 }
 
 /// A value in Redis, from [`Invalidator::inspect`].
+///
+/// # Examples
+///
+/// ```
+/// # async fn example(prices: hotset::Invalidator) -> Result<(), hotset::RemoteError> {
+/// if let Some(entry) = prices.inspect("apple").await? {
+///     println!("{} bytes, for another {:?}", entry.size, entry.time_to_live);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RemoteEntry {
@@ -61,19 +148,27 @@ pub struct RemoteEntry {
 }
 
 /// The result of [`Invalidator::check`].
+///
+/// # Examples
+///
+/// ```
+/// # async fn example(prices: hotset::Invalidator) -> Result<(), hotset::RemoteError> {
+/// let check = prices.check().await?;
+/// println!("a message takes {:?}; warnings: {:?}", check.round_trip, check.warnings);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ServiceCheck {
     /// The time in which a message that was sent through Redis came back.
     pub round_trip: Duration,
-    /// The number of invalidations in the namespace so far.
-    pub invalidations: u64,
     /// The warnings about the configuration of the server.
     pub warnings: Vec<Warning>,
 }
 
 impl Invalidator {
-    /// Creates an invalidator of a namespace, whose caches have the default heartbeat of 500 milliseconds.
+    /// Creates an invalidator of a namespace whose caches have the default heartbeat and no replicas.
     ///
     /// # Errors
     ///
@@ -81,54 +176,36 @@ impl Invalidator {
     /// need not be reachable.
     pub fn new(
         server: impl Into<RedisServer>,
-        namespace: impl AsRef<str>,
+        namespace: impl Into<String>,
     ) -> Result<Self, BuildError> {
-        Self::with_heartbeat(server, namespace, DEFAULT_HEARTBEAT)
+        Self::builder(server, namespace).build()
     }
 
-    /// Creates an invalidator of a namespace, whose caches have this
-    /// [heartbeat](crate::TieredCacheBuilder::heartbeat).
-    ///
-    /// # Errors
-    ///
-    /// Returns an error like [`new`](Self::new), and if the heartbeat is out of range.
-    pub fn with_heartbeat(
+    /// Returns a builder of an invalidator of a namespace.
+    pub fn builder(
         server: impl Into<RedisServer>,
-        namespace: impl AsRef<str>,
-        heartbeat: Duration,
-    ) -> Result<Self, BuildError> {
-        check_namespace(namespace.as_ref())?;
-        check_heartbeat(heartbeat)?;
-        let target = server.into().target(Certificates::default())?;
-        let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        let settings = RedisSettings {
-            deadline: DEADLINE,
-            lease: DEADLINE,
-            read_lease: 2 * heartbeat,
-            max_size: usize::MAX,
+        namespace: impl Into<String>,
+    ) -> InvalidatorBuilder {
+        InvalidatorBuilder {
+            server: server.into(),
+            namespace: namespace.into(),
+            heartbeat: DEFAULT_HEARTBEAT,
+            deadline: DEFAULT_DEADLINE,
             replicas: 0,
-            // It uses no values, so its settings agree with those of any cache.
-            shared_settings: String::new(),
-        };
-        let hub = target.into_hub(&runtime);
-        let redis = Redis::new(hub, namespace.as_ref(), entropy(), settings);
-        Ok(Self {
-            redis: Arc::new(redis),
-            acks: Arc::default(),
-            listener: Mutex::default(),
-            runtime,
-        })
+        }
     }
 
-    /// Invalidates the entry of `key` in all processes, and waits until none serves it.
+    /// Invalidates the entry of `key` in all processes, and waits until no `Realtime` cache serves it.
     ///
-    /// `key` must have the same form in Serde as the keys of the caches: `&str` for `String`, any integer for any
-    /// other, maps for structures.
+    /// `key` must be encoded like the keys of the caches: pass a value of the same type, or of a borrowed form such as
+    /// `&str` for `String`. Integers of up to 64 bits are encoded alike, but an identifier of 128 bits differs from its
+    /// text. A key that is encoded in another way is that of another entry.
     ///
     /// # Errors
     ///
     /// Returns an error if Redis cannot be reached or refuses the call, and [`RemoteError::Refused`] if the key cannot
-    /// be encoded or is longer than 64 KiB. After another error than that, the entry may have been invalidated.
+    /// be encoded or is longer than 64 KiB, or if the caches use another URL. After an error the entry may have been
+    /// invalidated.
     ///
     /// # Cancel safety
     ///
@@ -137,11 +214,11 @@ impl Invalidator {
         self.invalidate_subject(Subject::Key(name(key)?)).await
     }
 
-    /// Invalidates all entries with a tag in all processes, and waits until none serves them.
+    /// Invalidates all entries with a tag in all processes, and waits until no `Realtime` cache serves them.
     ///
     /// # Errors
     ///
-    /// Returns an error if Redis cannot be reached or refuses the call. The entries may have been invalidated.
+    /// Returns an error like [`invalidate`](Self::invalidate).
     ///
     /// # Cancel safety
     ///
@@ -150,11 +227,11 @@ impl Invalidator {
         self.invalidate_subject(Subject::Tag(tag.into())).await
     }
 
-    /// Invalidates all entries in all processes, and waits until none serves them.
+    /// Invalidates all entries in all processes, and waits until no `Realtime` cache serves them.
     ///
     /// # Errors
     ///
-    /// Returns an error if Redis cannot be reached or refuses the call. The entries may have been invalidated.
+    /// Returns an error like [`invalidate`](Self::invalidate).
     ///
     /// # Cancel safety
     ///
@@ -167,7 +244,8 @@ impl Invalidator {
     ///
     /// # Errors
     ///
-    /// Returns an error if Redis cannot be reached or refuses the call, or if the key cannot be encoded.
+    /// Returns an error if Redis cannot be reached or refuses the call, if the key cannot be encoded, or if the caches
+    /// use another URL.
     ///
     /// # Cancel safety
     ///
@@ -177,6 +255,9 @@ impl Invalidator {
         key: &Q,
     ) -> Result<Option<RemoteEntry>, RemoteError> {
         let name = name(key)?;
+        if self.is_missing().await? {
+            return Ok(None);
+        }
         let request = LookupRequest::without_load(&name);
         let replies = self.redis.lookup(std::slice::from_ref(&request)).await?;
         match replies.into_iter().next() {
@@ -189,7 +270,8 @@ impl Invalidator {
         }
     }
 
-    /// Checks that Redis can be reached, that the user has the required rights, and that messages arrive.
+    /// Checks that Redis can be reached, that caches use the namespace, that the user has the required rights, and that
+    /// messages arrive.
     ///
     /// # Errors
     ///
@@ -199,56 +281,74 @@ impl Invalidator {
     ///
     /// The future may be dropped at any time.
     pub async fn check(&self) -> Result<ServiceCheck, RemoteError> {
-        let mut messages = self.redis.subscribe().await?;
+        if self.is_missing().await? {
+            let why = "no cache uses the namespace, or its state was evicted";
+            return Err(RemoteError::Refused(why.into()));
+        }
+        let mut messages = self.redis.subscribe_without_lease().await?;
         // Numbers in Lua have 53 bits.
         let sent = entropy() >> 11;
         let begun = Instant::now();
         self.redis.renew(sent, Duration::ZERO).await?;
         let arrived = async {
-            loop {
-                if let Message::Heartbeat { at, nonce } = messages.next().await? {
-                    if nonce == sent {
-                        return Ok(at.version);
-                    }
-                }
+            while !matches!(messages.next().await?, Message::Heartbeat { nonce, .. } if nonce == sent)
+            {
             }
+            Ok(())
         };
-        let arrived = tokio::time::timeout(DEADLINE, arrived).await;
+        let arrived = tokio::time::timeout(self.deadline, arrived).await;
+        arrived.unwrap_or(Err(RemoteError::Timeout))?;
         Ok(ServiceCheck {
-            invalidations: arrived
-                .unwrap_or(Err(RemoteError::Timeout))?
-                .saturating_sub(1),
             round_trip: begun.elapsed(),
             warnings: self.redis.warnings(),
         })
     }
 
-    async fn invalidate_subject(&self, subject: Subject) -> Result<(), RemoteError> {
-        self.listen().await;
-        let invalidated = self.redis.invalidate(&subject, None).await?;
-        let readers = &invalidated.readers;
-        self.acks.wait(invalidated.position, readers).await;
-        Ok(())
+    /// Returns `true` if the namespace has no state.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the state belongs to another replication history than the server of this URL. A script would
+    /// then begin a new incarnation, in which all values are invalid.
+    async fn is_missing(&self) -> Result<bool, RemoteError> {
+        match self.redis.namespace_state().await? {
+            NamespaceState::Missing => Ok(true),
+            NamespaceState::Current => Ok(false),
+            NamespaceState::OtherHistory => Err(RemoteError::Refused(
+                "the caches use another URL, or no cache has been active since a failover: use the URL of the caches, \
+                 or try again"
+                    .into(),
+            )),
+        }
     }
 
-    /// Starts to receive acknowledgements, unless it has started. If that fails, invalidations wait until the read
-    /// leases of all processes have ended.
-    async fn listen(&self) {
-        let mut listener = self.listener.lock().await;
-        if listener.as_ref().is_some_and(|task| !task.is_finished()) {
-            return;
+    async fn invalidate_subject(&self, subject: Subject) -> Result<(), RemoteError> {
+        // Without a state, readers may have lost it, so they are told in any case.
+        self.is_missing().await?;
+        // Without a subscription, the call waits until the read leases of all processes have ended.
+        let subscribing = self.redis.subscribe_without_lease();
+        let subscribed = tokio::time::timeout(self.deadline, subscribing).await;
+        let messages = subscribed.ok().and_then(Result::ok);
+        let invalidated = self.redis.invalidate(&subject, None).await?;
+        let acks = InvalidationAcks::default();
+        tokio::select! {
+            () = acks.wait(invalidated.position, &invalidated.readers) => {}
+            () = record_acks(messages, &acks) => {}
         }
-        if let Ok(mut messages) = self.redis.subscribe().await {
-            let acks = Arc::clone(&self.acks);
-            *listener = Some(self.runtime.spawn(async move {
-                while let Ok(message) = messages.next().await {
-                    if let Message::Acknowledgement { by, at } = message {
-                        acks.record(by, at);
-                    }
-                }
-            }));
+        Ok(())
+    }
+}
+
+/// Records acknowledgements without end.
+async fn record_acks(messages: Option<Box<dyn Messages>>, acks: &InvalidationAcks) {
+    if let Some(mut messages) = messages {
+        while let Ok(message) = messages.next().await {
+            if let Message::Acknowledgement { by, at } = message {
+                acks.record(by, at);
+            }
         }
     }
+    std::future::pending::<()>().await;
 }
 
 /// Returns the name of a key in Redis.
@@ -259,14 +359,6 @@ fn name<Q: Serialize + ?Sized>(key: &Q) -> Result<Box<[u8]>, RemoteError> {
         return Err(refused(format!("it is longer than {MAX_NAME_LEN} bytes")));
     }
     Ok(name.into())
-}
-
-impl Drop for Invalidator {
-    fn drop(&mut self) {
-        if let Some(listener) = self.listener.get_mut() {
-            listener.abort();
-        }
-    }
 }
 
 impl fmt::Debug for Invalidator {

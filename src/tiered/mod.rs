@@ -27,7 +27,7 @@ mod traits;
 mod warm;
 mod write;
 
-pub use crate::tiered::invalidator::{Invalidator, RemoteEntry, ServiceCheck};
+pub use crate::tiered::invalidator::{Invalidator, InvalidatorBuilder, RemoteEntry, ServiceCheck};
 pub use crate::tiered::l2::calls::{CallStats, L2Calls};
 pub use crate::tiered::l2::redis::{RedisHub, RedisHubBuilder, RedisServer};
 pub use crate::tiered::l2::remote::RemoteError;

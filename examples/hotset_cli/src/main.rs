@@ -5,7 +5,7 @@
 //! cargo run -p hotset-cli -- --help
 //! ```
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use hotset::Invalidator;
 use serde_json::Value;
 use std::error::Error;
@@ -15,11 +15,12 @@ use std::time::Duration;
 /// The environment variable with the URL of Redis.
 const URL_VARIABLE: &str = "HOTSET_REDIS_URL";
 
-/// Invalidates entries of caches over Redis, in all processes. Returns when no process serves them any more.
+/// Invalidates entries of caches over Redis, in all processes. Returns when no cache of the class Realtime serves them
+/// any more.
 #[derive(Parser)]
 #[command(version)]
 struct Options {
-    /// The URL of Redis. Without it, the environment variable `HOTSET_REDIS_URL` is used, which other users of the
+    /// The URL of Redis, which has to be that of the caches. Without it, the environment variable `HOTSET_REDIS_URL` is used, which other users of the
     /// machine cannot read, unlike the arguments of a program.
     #[arg(long)]
     url: Option<String>,
@@ -32,6 +33,14 @@ struct Options {
     #[arg(long, default_value_t = 500)]
     heartbeat: u64,
 
+    /// The number of replicas that the caches require.
+    #[arg(long, default_value_t = 0)]
+    replicas: u64,
+
+    /// How long a call to Redis may take, in milliseconds.
+    #[arg(long, default_value_t = 2_000)]
+    deadline: u64,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -39,11 +48,7 @@ struct Options {
 #[derive(Subcommand)]
 enum Command {
     /// Invalidates the entries of keys.
-    Invalidate {
-        /// Keys as JSON: 7, '"apple"', '[1, "x"]'. Text that is not JSON is a string, so apple is one as well.
-        #[arg(required = true)]
-        keys: Vec<String>,
-    },
+    Invalidate(Keys),
     /// Invalidates all entries with any of the tags.
     Tag {
         #[arg(required = true)]
@@ -54,11 +59,45 @@ enum Command {
     /// Checks that Redis can be reached, that the user has the required rights, and that messages arrive.
     Health,
     /// Prints what Redis stores for keys.
-    Inspect {
-        /// Keys, as for the command `invalidate`.
-        #[arg(required = true)]
-        keys: Vec<String>,
-    },
+    Inspect(Keys),
+}
+
+#[derive(Args)]
+struct Keys {
+    /// Keys as JSON: 7, '"apple"', '[1, "x"]'. Text that is not JSON is a string, so apple is one as well. A key has to
+    /// have the type that the caches use: 7 and '"7"' are different keys.
+    #[arg(required = true, allow_negative_numbers = true)]
+    keys: Vec<String>,
+
+    /// Takes all keys for strings, also those that are JSON.
+    #[arg(long)]
+    string: bool,
+}
+
+impl Keys {
+    /// Returns each key with a description.
+    fn parse(&self) -> Result<Vec<(Value, String)>, String> {
+        let parse = |text: &String| {
+            let key = if self.string {
+                Value::from(&**text)
+            } else {
+                serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into())
+            };
+            let kind = match &key {
+                Value::Number(number) if number.is_f64() => {
+                    return Err(format!(
+                        "{text} is not an integer of 64 bits: if it is a string, add --string"
+                    ));
+                }
+                Value::Number(_) => "integer",
+                Value::String(_) => "string",
+                _ => "JSON",
+            };
+            let description = format!("{kind} {key}");
+            Ok((key, description))
+        };
+        self.keys.iter().map(parse).collect()
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -76,12 +115,23 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let url = options.url.or_else(|| std::env::var(URL_VARIABLE).ok());
     let url = url.ok_or_else(|| format!("there is no URL: set --url or {URL_VARIABLE}"))?;
     let heartbeat = Duration::from_millis(options.heartbeat);
-    let invalidator = Invalidator::with_heartbeat(url, options.namespace, heartbeat)?;
+    let invalidator = Invalidator::builder(url, options.namespace)
+        .heartbeat(heartbeat)
+        .deadline(Duration::from_millis(options.deadline))
+        .replicas(options.replicas)
+        .build()?;
     match options.command {
-        Command::Invalidate { keys } => {
-            for key in &keys {
-                invalidator.invalidate(&parse_key(key)).await?;
-                println!("{key}: invalidated");
+        Command::Invalidate(keys) => {
+            for (key, description) in keys.parse()? {
+                // A key of another type than that of the caches has no value.
+                let is_known = invalidator.inspect(&key).await?.is_some();
+                invalidator.invalidate(&key).await?;
+                let remark = if is_known {
+                    ""
+                } else {
+                    "; Redis had no value for it"
+                };
+                println!("{description}: invalidated{remark}");
             }
         }
         Command::Tag { tags } => {
@@ -97,30 +147,24 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
         Command::Health => {
             let check = invalidator.check().await?;
             println!("a message took {:?}", check.round_trip);
-            println!("invalidations so far: {}", check.invalidations);
             for warning in check.warnings {
                 println!("warning: {warning}");
             }
         }
-        Command::Inspect { keys } => {
-            for key in &keys {
-                match invalidator.inspect(&parse_key(key)).await? {
-                    None => println!("{key}: no value"),
+        Command::Inspect(keys) => {
+            for (key, description) in keys.parse()? {
+                match invalidator.inspect(&key).await? {
+                    None => println!("{description}: no value"),
                     Some(entry) => {
                         let left = entry.time_to_live;
                         let left = left.map_or("does not expire".into(), |left| {
                             format!("expires in {left:?}")
                         });
-                        println!("{key}: {} bytes, {left}", entry.size);
+                        println!("{description}: {} bytes, {left}", entry.size);
                     }
                 }
             }
         }
     }
     Ok(())
-}
-
-/// Returns a key that is given as JSON or as plain text.
-fn parse_key(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|_| text.into())
 }

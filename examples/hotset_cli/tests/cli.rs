@@ -54,8 +54,13 @@ async fn keys_are_invalidated_in_all_processes_before_the_program_ends() {
             .await
             .expect("no error");
     }
-    let printed = output(&server, &["invalidate", "apple", "\"7\""]);
-    assert_eq!(printed, "apple: invalidated\n\"7\": invalidated\n");
+    let printed = output(&server, &["invalidate", "apple", "\"7\"", "8"]);
+    let expected = [
+        "string \"apple\": invalidated",
+        "string \"7\": invalidated",
+        "integer 8: invalidated; Redis had no value for it",
+    ];
+    assert_eq!(printed.lines().collect::<Vec<_>>(), expected);
     // L1 is asked alone: a read of a value that Redis has would also find it.
     for (key, expected) in [
         ("apple", None),
@@ -65,7 +70,7 @@ async fn keys_are_invalidated_in_all_processes_before_the_program_ends() {
     ] {
         assert_eq!(cache.get(key).await, expected, "{key}");
     }
-    assert_eq!(cache.tier_stats().events, 2);
+    assert_eq!(cache.tier_stats().events, 3);
     output(&server, &["clear"]);
     assert_eq!(cache.get("pear").await, None);
     assert_eq!(cache.health().gaps, 0);
@@ -107,14 +112,12 @@ async fn values_are_inspected_and_the_server_is_checked() {
     let printed = output(&server, &["inspect", "1", "2"]);
     let lines: Vec<_> = printed.lines().collect();
     assert!(lines[0].contains(" bytes, expires in 3"), "{printed}");
-    assert_eq!(lines[1], "2: no value");
+    assert_eq!(lines[1], "integer 2: no value");
     let printed = output(&server, &["health"]);
-    assert!(printed.contains("invalidations so far: 1\n"), "{printed}");
+    assert!(printed.starts_with("a message took "), "{printed}");
     // The check neither registers a reader nor notes settings.
-    soon("the check has left no trace", || {
-        server.command::<u64>(&[b"HLEN", b"hotset:{test}:settings"]) == 1
-    })
-    .await;
+    let settings: u64 = server.command(&[b"HLEN", b"hotset:{test}:settings"]);
+    assert_eq!(settings, 1);
     let readers: Vec<String> = server.command(&[b"ZRANGE", b"hotset:{test}:readers", b"0", b"-1"]);
     assert!(readers.iter().filter(|reader| !reader.is_empty()).count() <= 1);
 }
@@ -162,6 +165,45 @@ async fn script_for_redis_cli_invalidates_keys_and_everything() {
         assert_eq!(numbers.get(&key).await, None, "{key}");
     }
     assert_eq!(numbers.health().gaps, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_strings_if_that_is_said_and_numbers_may_be_negative() {
+    let server = Server::start();
+    let strings = cache::<String>(&server).await;
+    strings.insert("4006381333931".into(), 1).await;
+    output(&server, &["invalidate", "--string", "4006381333931"]);
+    assert_eq!(strings.get("4006381333931").await, None);
+    let printed = output(&server, &["inspect", "-7"]);
+    assert_eq!(printed, "integer -7: no value\n");
+    let refused = run(&server, &["invalidate", "1.5"]);
+    let errors = String::from_utf8_lossy(&refused.stderr).to_string();
+    assert!(errors.contains("--string"), "{errors}");
+}
+
+/// The history of a server behind sentinels contains the term, so a URL without sentinels finds another history.
+#[tokio::test(flavor = "multi_thread")]
+async fn namespace_of_another_history_is_left_alone() {
+    let server = Server::start();
+    let cache = cache::<u64>(&server).await;
+    cache.insert(1, 10).await;
+    drop(cache);
+    soon("the connections of the cache are closed", || {
+        let clients: String = server.command(&[b"CLIENT", b"LIST"]);
+        clients.lines().count() == 1
+    })
+    .await;
+    let key = b"hotset:{test}:state".as_slice();
+    let state = || -> Vec<u8> { server.command(&[b"GET", key]) };
+    let last = (state().len() - 1).to_string();
+    let _: u64 = server.command(&[b"SETRANGE", key, last.as_bytes(), b"1"]);
+    let before = state();
+    for command in [&["inspect", "1"][..], &["health"], &["clear"]] {
+        let refused = run(&server, command);
+        let errors = String::from_utf8_lossy(&refused.stderr).to_string();
+        assert!(errors.contains("another URL"), "{errors}");
+    }
+    assert_eq!(state(), before);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::consistency::Consistency;
 use crate::tiered::coherence::event_sequence::{Effect, EventSequence};
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::health::count;
-use crate::tiered::l2::remote::{Message, Messages, Peer, RemoteError};
+use crate::tiered::l2::remote::{Message, Messages, NO_PEER, Peer, RemoteError};
 use crate::tiered::log::{StateChange, log};
 use crate::tiered::{Inner, RemoteKey, RemoteValue};
 use std::collections::HashSet;
@@ -190,7 +190,9 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
                     inner.apply(subject);
                     count(&inner.counters.events);
                 }
-                self.senders.insert(sender);
+                if sender != NO_PEER {
+                    self.senders.insert(sender);
+                }
             }
             Effect::InvalidateAll { lease_until } => self.invalidate_all(lease_until),
             Effect::RenewLease { until } => {

@@ -13,6 +13,9 @@ pub(crate) type Incarnation = [u8; 8];
 /// The id of a cache in one process.
 pub(crate) type Peer = u64;
 
+/// The sender of events from programs that receive no messages.
+pub(crate) const NO_PEER: Peer = 0;
+
 /// The id of a write: the [`Peer`] that writes, and a number of its own.
 pub(crate) type Token = [u8; 16];
 

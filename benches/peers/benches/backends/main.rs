@@ -6,6 +6,7 @@
 //! percentiles are those of the means of batches. `--quick` makes each turn a tenth as long.
 
 mod operations;
+mod processes;
 
 use hdrhistogram::Histogram;
 use hotset::{Consistency, LocalCache, TieredCache};
@@ -158,7 +159,17 @@ impl Rounds {
         }
         self.alone
             .push(reads as f64 / turn_start.elapsed().as_secs_f64());
+        self.run_together(backend, keys, turn).await;
+    }
 
+    /// Runs one turn with many tasks.
+    #[allow(clippy::cast_precision_loss)]
+    async fn run_together<B: Backend>(
+        &mut self,
+        backend: &Arc<B>,
+        keys: &Arc<[u64]>,
+        turn: Duration,
+    ) {
         let turn_start = Instant::now();
         let tasks = (0..TASKS).map(|task| {
             let (backend, keys) = (Arc::clone(backend), Arc::clone(keys));
@@ -208,9 +219,23 @@ fn zipf_keys() -> Arc<[u64]> {
 
 /// Builds a tiered cache and fills it.
 async fn tiered(url: &str, consistency: Consistency) -> TieredCache<u64, Value> {
+    let capacity = 2 * usize::try_from(ENTRIES).expect("the number is small");
+    let cache = tiered_over(url, consistency, capacity).await;
+    for key in 0..ENTRIES {
+        cache.insert(key, value(key)).await;
+    }
+    cache
+}
+
+/// Returns a cache over Redis that has no values of its own.
+async fn tiered_over(
+    url: &str,
+    consistency: Consistency,
+    capacity: usize,
+) -> TieredCache<u64, Value> {
     let namespace = format!("{consistency:?}");
     let cache = LocalCache::builder()
-        .capacity(2 * usize::try_from(ENTRIES).expect("the number is small"))
+        .capacity(capacity)
         .time_to_live(TTL)
         .redis(url, namespace.replace(['{', '}', ' '], ""))
         .consistency(consistency)
@@ -218,9 +243,6 @@ async fn tiered(url: &str, consistency: Consistency) -> TieredCache<u64, Value> 
         .build()
         .expect("valid settings");
     servers::soon("proven", || cache.health().proven_for.is_some()).await;
-    for key in 0..ENTRIES {
-        cache.insert(key, value(key)).await;
-    }
     cache
 }
 
@@ -230,6 +252,9 @@ fn value(key: u64) -> Value {
 
 #[tokio::main(worker_threads = 2)]
 async fn main() {
+    if processes::read_if_asked().await {
+        return;
+    }
     let server = servers::Server::start();
     let client = redis::Client::open(server.url()).expect("a valid URL");
     let connection = client.get_multiplexed_async_connection().await;
@@ -286,6 +311,7 @@ async fn main() {
     }
     print(&mut rounds);
     operations::measure(&server, &connection, turn).await;
+    tokio::task::block_in_place(|| processes::measure(&server.url(), turn));
 }
 
 fn print(rounds: &mut [Rounds]) {

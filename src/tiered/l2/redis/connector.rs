@@ -191,7 +191,7 @@ impl Connector {
                 }
             };
             let (number, subscription) = self.subscription.get(connect).await?;
-            if subscription.is_open() {
+            if subscription.is_usable() {
                 return Ok(subscription);
             }
             self.subscription.discard(number);

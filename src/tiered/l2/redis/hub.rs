@@ -74,7 +74,8 @@ impl Hub {
 
 /// The connections of a process to Redis, which several caches share.
 ///
-/// Caches with the same URL and certificates in one runtime share their connections without this type: one for small
+/// Caches with the same URL, certificates and number of replicas in one runtime share their connections without this
+/// type: one for small
 /// values, one for large values, and one for messages. Create a hub to set
 #[cfg_attr(
     feature = "redis-credentials",

@@ -1,4 +1,4 @@
-//! The connections to one primary, which all caches of a hub share that it serves.
+//! The connections to one primary, which caches of a hub share.
 
 use crate::tiered::l2::redis::batching::Batches;
 use crate::tiered::l2::redis::connector::Connector;

@@ -11,7 +11,7 @@ const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time limit for connecting, in deadlines of a call: it takes several round trips.
 const CONNECT_TIMEOUT_IN_DEADLINES: u32 = 8;
 
-/// Time without a reply after which a connection is closed even if the deadline of some cache is longer.
+/// Time without a reply after which a connection is closed even if the deadline of another cache is longer.
 const MAX_SILENCE: Duration = Duration::from_secs(1);
 
 /// The longest deadline of the caches that share connections.

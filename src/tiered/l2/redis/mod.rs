@@ -16,6 +16,7 @@ mod invalidation;
 mod link;
 mod longest_deadline;
 mod messages;
+mod namespace_state;
 mod plain_read;
 mod primary_resolver;
 mod renewal;
@@ -34,6 +35,7 @@ pub use crate::tiered::l2::redis::hub::{RedisHub, RedisServer};
 pub use crate::tiered::l2::redis::hub_builder::RedisHubBuilder;
 
 pub(crate) use crate::tiered::l2::redis::hub::{Hub, Target};
+pub(crate) use crate::tiered::l2::redis::namespace_state::NamespaceState;
 pub(crate) use crate::tiered::l2::redis::url::Certificates;
 
 use crate::random;
@@ -93,8 +95,8 @@ const MAX_CALLS: usize = 256;
 /// Estimated number of bytes of a call and its reply besides the value: names, tokens and protocol.
 const CALL_OVERHEAD: usize = 256;
 
-/// Time for which the state of a namespace is kept after its last process has ended, in milliseconds: 30 days.
-const STATE_RETENTION_MILLIS: u64 = 30 * 24 * 3_600 * 1_000;
+/// Time for which the key is kept that is written for replicas to confirm, in milliseconds: 30 days.
+const MARK_RETENTION_MILLIS: u64 = 30 * 24 * 3_600 * 1_000;
 
 /// Time to live from which on a value is stored without one, because Redis refuses very long ones: a century.
 const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
@@ -251,6 +253,24 @@ impl Redis {
         }
     }
 
+    /// Subscribes for a caller that requests no heartbeats.
+    pub(crate) async fn subscribe_without_lease(&self) -> Result<Box<dyn Messages>, RemoteError> {
+        self.subscribe_with(Duration::ZERO).await
+    }
+
+    /// Subscribes for a caller whose read lease has this duration.
+    async fn subscribe_with(&self, read_lease: Duration) -> Result<Box<dyn Messages>, RemoteError> {
+        let channels = [
+            self.names.events.clone(),
+            self.names.peer_channel(self.own_id),
+        ];
+        let timeout = self.link.deadline.connect_timeout();
+        let connecting = tokio::time::timeout(timeout, self.link.connector.subscription());
+        let connection = connecting.await.unwrap_or(Err(RemoteError::Timeout))?;
+        let subscription = connection.subscribe(channels, read_lease, timeout).await?;
+        Ok(Box::new(subscription))
+    }
+
     /// Notes the position of the namespace that a reply contains.
     fn note_position(&self, at: Position) {
         *self.position.lock() = Some(at);
@@ -380,22 +400,7 @@ impl Remote for Arc<Redis> {
     }
 
     fn subscribe(&self) -> RemoteFuture<'_, Box<dyn Messages>> {
-        Box::pin(async move {
-            let channels = [
-                self.names.events.clone(),
-                self.names.peer_channel(self.own_id),
-            ];
-            let subscribing = async {
-                let connection = self.link.connector.subscription().await?;
-                connection
-                    .subscribe(channels, self.settings.read_lease)
-                    .await
-            };
-            let timeout = self.link.deadline.connect_timeout();
-            let subscribing = tokio::time::timeout(timeout, subscribing);
-            let subscription = subscribing.await.unwrap_or(Err(RemoteError::Timeout))?;
-            Ok(Box::new(subscription) as Box<dyn Messages>)
-        })
+        Box::pin(self.subscribe_with(self.settings.read_lease))
     }
 }
 

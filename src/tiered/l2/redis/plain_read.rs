@@ -34,7 +34,7 @@ const DECISIVE_LEN: usize = 37;
 const REFUSAL_RETENTION: Duration = Duration::from_secs(60);
 
 /// The state of a namespace, as `state.lua` describes it.
-struct State<'a> {
+pub(super) struct State<'a> {
     incarnation: Incarnation,
     version: u64,
     /// Version of the last invalidation of all keys.
@@ -44,12 +44,12 @@ struct State<'a> {
     /// Size of the largest value so far, in bytes.
     largest: u64,
     /// The replication history in which the incarnation began.
-    history: &'a [u8],
+    pub(super) history: &'a [u8],
 }
 
 impl<'a> State<'a> {
     /// Parses a state. Returns `None` if there is none.
-    fn parse(bytes: &'a [u8]) -> Option<Self> {
+    pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (incarnation, rest) = bytes.split_first_chunk::<8>()?;
         let (version, rest) = rest.split_first_chunk::<8>()?;
         let (clear, rest) = rest.split_first_chunk::<8>()?;

@@ -6,8 +6,7 @@ use crate::tiered::l2::redis::connection::Connection;
 use crate::tiered::l2::redis::link::Link;
 use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, RoundTrip};
 use crate::tiered::l2::redis::{
-    CALL_OVERHEAD, RENEW, Redis, STATE_RETENTION_MILLIS, malformed_reply, parse, position,
-    script_call,
+    CALL_OVERHEAD, RENEW, Redis, malformed_reply, parse, position, script_call,
 };
 use crate::tiered::l2::remote::RemoteError;
 use parking_lot::Mutex;
@@ -161,8 +160,7 @@ fn renew_call(renewals: &[Renewal], connection: &Connection) -> Cmd {
         [&names.state, &names.readers, &names.tags, &names.settings]
     });
     let mut call = script_call(&RENEW, connection, keys);
-    call.arg(STATE_RETENTION_MILLIS)
-        .arg(millis(SETTINGS_RETENTION));
+    call.arg(millis(SETTINGS_RETENTION));
     for renewal in renewals {
         let Redis {
             names,

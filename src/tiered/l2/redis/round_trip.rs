@@ -7,7 +7,7 @@ use crate::tiered::l2::redis::flow_control::FlowControl;
 use crate::tiered::l2::redis::server_connection::ServerConnection;
 use crate::tiered::l2::redis::silence::Silence;
 use crate::tiered::l2::redis::window::Permit;
-use crate::tiered::l2::redis::{Redis, STATE_RETENTION_MILLIS, entropy, malformed_reply};
+use crate::tiered::l2::redis::{MARK_RETENTION_MILLIS, Redis, entropy, malformed_reply};
 use crate::tiered::l2::remote::RemoteError;
 use redis::{Cmd, Pipeline, RedisResult, Value};
 use std::sync::Arc;
@@ -285,7 +285,7 @@ impl Redis {
     ) -> impl Future<Output = Result<u64, RemoteError>> + Send + use<> {
         let mut calls = Pipeline::new();
         let write = calls.cmd("SET").arg(&self.names.mark).arg(entropy());
-        write.arg("PX").arg(STATE_RETENTION_MILLIS).ignore();
+        write.arg("PX").arg(MARK_RETENTION_MILLIS).ignore();
         let deadline = self.settings.deadline;
         calls.cmd("WAIT").arg(self.settings.replicas);
         calls.arg(millis(deadline / 2));

@@ -40,12 +40,15 @@ struct Route {
 struct Routes {
     /// `None` once the connection is closed.
     by_channel: Option<HashMap<String, Vec<Route>>>,
-    /// The duration of the read lease of each subscription.
+    /// The duration of the read lease of each subscription, which is 0 if it requests no heartbeats.
     leases: HashMap<u64, Duration>,
     /// The time of the last message of the server.
     last_arrival: Option<Instant>,
     /// The number of subscriptions so far.
     subscriptions: u64,
+    /// `true` if a call was not answered in time. Further caches subscribe on another connection then. Those that have
+    /// subscribed remain, because the connection may work again.
+    is_doubtful: bool,
 }
 
 impl Routes {
@@ -179,14 +182,16 @@ impl SharedSubscription {
         })
     }
 
-    /// Returns `true` unless the connection is closed or another server is the primary now.
-    pub(super) fn is_open(&self) -> bool {
-        self.routes.lock().by_channel.is_some()
+    /// Returns `true` unless the connection is closed or does not work, or another server is the primary now.
+    pub(super) fn is_usable(&self) -> bool {
+        let routes = self.routes.lock();
+        !routes.is_doubtful
+            && routes.by_channel.is_some()
             && self.primary.borrow().as_ref() == Some(&self.publisher)
     }
 
-    /// Ends all subscriptions if nothing has arrived for most of the longest read lease. By then each cache has requested
-    /// a heartbeat.
+    /// Ends all subscriptions if nothing has arrived for most of the longest read lease. In that time, the cache with that
+    /// lease has requested a heartbeat.
     fn close_if_silent(&self) {
         let routes = self.routes.lock();
         let longest = routes.leases.values().max().copied().unwrap_or_default();
@@ -198,18 +203,19 @@ impl SharedSubscription {
         }
     }
 
-    /// Subscribes to channels, for a cache whose read lease has this duration. If that fails or takes too long, closes
-    /// the connection, so that the next attempt opens a new one.
+    /// Subscribes to channels, for a cache whose read lease has this duration. If that fails or takes longer than
+    /// `timeout`, the next attempt uses a new connection.
     pub(super) async fn subscribe(
         &self,
         channels: [String; 2],
         read_lease: Duration,
+        timeout: Duration,
     ) -> Result<Subscription, RemoteError> {
         let subscribing = self.try_subscribe(channels, read_lease);
-        let subscribed = tokio::time::timeout(self.connect_timeout, subscribing).await;
+        let subscribed = tokio::time::timeout(timeout, subscribing).await;
         let subscribed = subscribed.unwrap_or(Err(RemoteError::Timeout));
         if let Err(RemoteError::Timeout | RemoteError::Disconnected(_)) = subscribed {
-            close(&self.routes);
+            self.routes.lock().is_doubtful = true;
         }
         subscribed
     }
@@ -290,7 +296,7 @@ impl SharedSubscription {
                 let left = tokio::time::timeout(self.connect_timeout, leaving).await;
                 if left.is_err() {
                     // A late reply would end a subscription that begins after this.
-                    close(&self.routes);
+                    self.routes.lock().is_doubtful = true;
                     return;
                 }
                 // If the user may not leave channels, messages still arrive, and are ignored.

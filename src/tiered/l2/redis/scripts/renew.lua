@@ -1,6 +1,6 @@
 -- Renews the read leases of several caches, and sends each a heartbeat. Each has four keys: the three of its namespace,
--- and a hash of the settings with which the namespace is used. ARGV[4]: the time to keep the state of a namespace, in
--- ms; ARGV[5]: the time to keep settings, in ms. From ARGV[6] on, each cache has six arguments:
+-- and a hash of the settings with which the namespace is used. ARGV[4]: the time to keep settings, in ms. From ARGV[5]
+-- on, each cache has six arguments:
 --   the peer, which is added to the readers,
 --   the duration of its lease in ms, or 0 if it is removed from them,
 --   the duration of read leases in its namespace, in ms,
@@ -17,15 +17,15 @@ local function keep(settings_key, settings)
     end
   end
   for _, key in ipairs({state_key, readers_key, tags_key}) do
-    redis.call('PEXPIRE', key, ARGV[4])
+    redis.call('PEXPIRE', key, RETENTION)
   end
-  redis.call('HSET', settings_key, settings, now() + ARGV[5])
-  redis.call('PEXPIRE', settings_key, ARGV[4])
+  redis.call('HSET', settings_key, settings, now() + ARGV[4])
+  redis.call('PEXPIRE', settings_key, RETENTION)
   local others = {}
   for _, other in ipairs(redis.call('HKEYS', settings_key)) do
     local left = redis.call('HGET', settings_key, other) - now()
     -- If more is left than was given, the clock was set back.
-    if left <= 0 or left > tonumber(ARGV[5]) then
+    if left <= 0 or left > tonumber(ARGV[4]) then
       redis.call('HDEL', settings_key, other)
     elseif other ~= settings then
       table.insert(others, other)
@@ -55,7 +55,7 @@ if not has_history() then
 end
 local replies = {}
 for at = 0, #KEYS / 4 - 1 do
-  local argument = 6 + 6 * at
+  local argument = 5 + 6 * at
   if not open(1 + 4 * at, ARGV[argument + 2]) then
     return other_history()
   end

@@ -16,6 +16,9 @@
 
 local VALUE, LEASE = 'hsV\4', 'hsL\2'
 
+-- The time for which the keys of a namespace are kept after its last heartbeat, in ms: 30 days.
+local RETENTION = 30 * 24 * 3600 * 1000
+
 -- The length of the state, except for the replication history.
 local NUMBERS = 56
 
@@ -59,7 +62,7 @@ local function open(first, read_lease)
     state = ARGV[1] .. pack(1) .. pack(0) .. pack(0) .. pack(math.max(longest, read_lease)) .. pack(0)
       .. pack(greatest) .. ARGV[2]
     redis.call('DEL', readers_key, tags_key)
-    redis.call('SET', state_key, state)
+    redis.call('SET', state_key, state, 'PX', RETENTION)
   end
   id = string.sub(state, 1, 8)
   version, clear, tagged, lease, tags, largest = struct.unpack('>I8I8I8I8I8I8', state, 9)

@@ -36,5 +36,6 @@ local function begin_writing()
   redis.call('ZREM', readers_key, ' ')
   if redis.call('EXISTS', readers_key) == 0 then
     redis.call('ZADD', readers_key, now() + lease, '')
+    redis.call('PEXPIRE', readers_key, RETENTION)
   end
 end
