@@ -60,7 +60,7 @@ impl RedisHubBuilder {
     ///             if !is_first {
     ///                 tokio::time::sleep(Duration::from_secs(300)).await;
     ///             }
-    ///             let password = tokio::fs::read_to_string(path).await;
+    ///             let password = std::fs::read_to_string(path);
     ///             let auth = password.map(|password| BasicAuth::new("shop".into(), password));
     ///             Some((auth.map_err(Into::into), false))
     ///         };
