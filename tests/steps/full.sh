@@ -9,8 +9,8 @@ full_steps=(
 # Checks sets of features that users choose, and runs the tests with default features.
 feature_combinations() {
     local features
-    for features in tokio snapshot metrics tracing redis redis-tls redis-credentials redis,metrics redis,tracing serde testing \
-        serde,redis; do
+    for features in tokio snapshot metrics tracing redis redis-tls redis-credentials redis,metrics redis,tracing serde \
+        testing serde,redis; do
         cargo clippy --features "$features" -- -D warnings
     done
     cargo clippy --all-targets -- -D warnings
