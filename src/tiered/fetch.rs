@@ -265,7 +265,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let is_served = !self.settings.rollout.is_shadow();
         let name = self.key_name(&key);
         let Some(name) = name.filter(|name| is_served && self.uses_l2(name)) else {
-            // As in `look_up_in_l2`.
+            // Without this, a loop around the call would keep the runtime's thread for itself.
             consume_budget().await;
             return None;
         };

@@ -323,7 +323,7 @@ impl Invalidator {
     }
 
     async fn invalidate_subject(&self, subject: Subject) -> Result<(), RemoteError> {
-        // Without a state, readers may have lost it, so they are told in any case.
+        // A state that is missing may have been evicted, so the invalidation is published in that case too.
         self.is_missing().await?;
         // Without a subscription, the call waits until the read leases of all processes have ended.
         let subscribing = self.redis.subscribe_without_lease();

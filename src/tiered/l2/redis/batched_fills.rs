@@ -38,10 +38,6 @@ impl Batched for BatchedFill {
         redis.batch_len()
     }
 
-    fn deadline(redis: &Redis) -> Duration {
-        redis.settings.deadline
-    }
-
     async fn send(redis: &Arc<Redis>, fills: &[Self]) -> Result<Vec<Self::Reply>, RemoteError> {
         let fills: Vec<_> = fills.iter().map(Self::borrow).collect();
         redis.fill_each(&fills).await
@@ -58,9 +54,10 @@ impl Redis {
             return unless_all_failed(self.fill_each(fills).await?);
         };
         // Other processes wait for a lease that is released, and a large value has a round trip of its own.
-        let is_batched = (1..=MAX_SMALL_VALUE_SIZE).contains(&fill.envelope.len());
-        let single = self.fills.begin_single().filter(|_| is_batched);
-        if !is_batched || single.is_some() {
+        if !(1..=MAX_SMALL_VALUE_SIZE).contains(&fill.envelope.len()) {
+            return unless_all_failed(self.fill_each(fills).await?);
+        }
+        if let Some(_in_flight) = self.fills.begin_single() {
             return unless_all_failed(self.fill_each(fills).await?);
         }
         let fill = BatchedFill {
@@ -69,7 +66,7 @@ impl Redis {
             envelope: fill.envelope.into(),
             ttl: fill.ttl,
         };
-        let stored = Batches::send(self, fill, &self.runtime).await??;
+        let stored = Batches::send(self, fill).await??;
         Ok(vec![Ok(stored)])
     }
 }

@@ -9,7 +9,6 @@ use crate::tiered::l2::redis::plain_read::PlainReplies;
 use crate::tiered::l2::redis::transfer::ParsedReply;
 use crate::tiered::l2::remote::{Fill, LookupReply, LookupRequest, RemoteError, Token};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A request for one value.
 struct OwnedRequest {
@@ -63,10 +62,6 @@ impl Batched for BatchedRead {
         redis.batch_len()
     }
 
-    fn deadline(redis: &Redis) -> Duration {
-        redis.settings.deadline
-    }
-
     async fn send(redis: &Arc<Redis>, reads: &[Self]) -> Result<Vec<Self::Reply>, RemoteError> {
         let requests: Vec<_> = reads.iter().map(|read| read.0.borrow()).collect();
         let PlainReplies { replies, refusal } = redis.read_plain(&requests).await?;
@@ -89,10 +84,6 @@ impl Batched for BatchedLookup {
         redis.batch_len()
     }
 
-    fn deadline(redis: &Redis) -> Duration {
-        redis.settings.deadline
-    }
-
     async fn send(redis: &Arc<Redis>, lookups: &[Self]) -> Result<Vec<Self::Reply>, RemoteError> {
         let requests: Vec<_> = lookups.iter().map(|lookup| lookup.0.borrow()).collect();
         let requests: Vec<_> = requests.iter().collect();
@@ -109,7 +100,7 @@ impl Batched for BatchedLookup {
             return;
         };
         let owner = Arc::clone(redis);
-        redis.runtime.spawn(async move {
+        redis.link.runtime.spawn(async move {
             let release = Fill {
                 key: &lookup.0.key,
                 token,
@@ -132,7 +123,7 @@ impl Redis {
             return only(self.look_up_by_script(&[request]).await?)?;
         }
         let lookup = BatchedLookup(OwnedRequest::new(request));
-        Batches::send(self, lookup, &self.runtime).await?
+        Batches::send(self, lookup).await?
     }
 
     /// Reads one value, alone or together with those of other callers.
@@ -147,7 +138,7 @@ impl Redis {
             return self.read_plain(std::slice::from_ref(request)).await;
         }
         let read = BatchedRead(OwnedRequest::new(request));
-        let (reply, refusal) = Batches::send(self, read, &self.runtime).await?;
+        let (reply, refusal) = Batches::send(self, read).await?;
         Ok(PlainReplies {
             replies: vec![reply],
             refusal,

@@ -20,10 +20,18 @@ const MAX_SINGLE_CALLS: usize = 2;
 /// Number of round trips for several callers that are in flight at a time.
 const MAX_BATCHES: usize = 2;
 
+/// A type that sends calls: a namespace, or a link.
+pub(super) trait BatchOwner: Send + Sync + 'static {
+    /// Returns the time after which a call that was not sent fails.
+    fn deadline(&self) -> Duration;
+
+    /// Returns the runtime of the tasks that send.
+    fn runtime(&self) -> &Handle;
+}
+
 /// A kind of calls that are sent together.
 pub(super) trait Batched: Sized + Send + Sync + 'static {
-    /// The one that sends the calls.
-    type Owner: Send + Sync + 'static;
+    type Owner: BatchOwner;
 
     /// The result for one caller.
     type Reply: Send + 'static;
@@ -31,7 +39,7 @@ pub(super) trait Batched: Sized + Send + Sync + 'static {
     /// The time for which the first call of a batch waits for others.
     const GATHER_TIME: Duration = Duration::ZERO;
 
-    /// `true` if a call is for its caller only, so that it is left out if the caller was dropped before it is sent.
+    /// `true` if a call has no purpose without its caller. It is not sent if the caller was dropped before.
     const IS_READ: bool = false;
 
     /// Returns the calls of this kind.
@@ -39,9 +47,6 @@ pub(super) trait Batched: Sized + Send + Sync + 'static {
 
     /// Returns the largest number of calls in a batch.
     fn max_len(owner: &Self::Owner) -> usize;
-
-    /// Returns the time after which a call that was not sent fails.
-    fn deadline(owner: &Self::Owner) -> Duration;
 
     /// Sends a batch in one round trip, and returns the result of each call.
     fn send(
@@ -57,7 +62,7 @@ pub(super) trait Batched: Sized + Send + Sync + 'static {
 struct Queued<B: Batched> {
     call: B,
     since: Instant,
-    /// The way of the result to the caller, who may have been dropped.
+    /// Sends the result to the caller, which may have been dropped.
     reply: oneshot::Sender<Result<B::Reply, RemoteError>>,
 }
 
@@ -79,11 +84,7 @@ impl<B: Batched> Batches<B> {
     }
 
     /// Sends a call of the owner of these batches together with those of other callers.
-    pub(super) async fn send(
-        owner: &Arc<B::Owner>,
-        call: B,
-        runtime: &Handle,
-    ) -> Result<B::Reply, RemoteError> {
+    pub(super) async fn send(owner: &Arc<B::Owner>, call: B) -> Result<B::Reply, RemoteError> {
         let (reply, receiver) = oneshot::channel();
         let queued = Queued {
             call,
@@ -95,10 +96,10 @@ impl<B: Batched> Batches<B> {
                 owner: Arc::clone(owner),
                 has_ended: false,
             };
-            runtime.spawn(sender.run());
+            owner.runtime().spawn(sender.run());
         }
         // The time limit is for a runtime that is not driven. Otherwise the round trip ends in time.
-        let limit = 2 * B::deadline(owner) + MAX_QUEUE_TIME;
+        let limit = 2 * owner.deadline() + MAX_QUEUE_TIME;
         let received = tokio::time::timeout(limit, receiver).await;
         let shut_down = || RemoteError::Disconnected("the runtime shuts down".into());
         received
@@ -204,7 +205,7 @@ impl<B: Batched> Sender<B> {
 
     /// Sends a batch, and replies to each caller.
     async fn send(&self, queued: Vec<Queued<B>>) {
-        let deadline = B::deadline(&self.owner);
+        let deadline = self.owner.deadline();
         let (mut calls, mut replies) = (Vec::new(), Vec::new());
         for Queued { call, since, reply } in queued {
             if since.elapsed() >= deadline {

@@ -22,8 +22,8 @@ pub(crate) struct Hub {
 }
 
 /// The properties that caches on a link share: the key that decides which primary serves the namespace, and the number
-/// of replicas that a change needs. If they are missing, the link connects again, which must not concern caches that do
-/// without replicas.
+/// of replicas that a change needs. A link without enough replicas connects again and again, which must not disturb
+/// caches that need none.
 type LinkName = (String, u64);
 
 impl Hub {
@@ -74,20 +74,12 @@ impl Hub {
 
 /// The connections of a process to Redis, which several caches share.
 ///
-/// Caches with the same URL, certificates and number of replicas in one runtime share their connections without this
-/// type: one for small
-/// values, one for large values, and one for messages. Create a hub to set
-#[cfg_attr(
-    feature = "redis-credentials",
-    doc = "[credentials that change](RedisHubBuilder::credentials),"
-)]
-#[cfg_attr(
-    not(feature = "redis-credentials"),
-    doc = "credentials that change (feature `redis-credentials`),"
-)]
-/// or to drive the connections in another runtime than that in which the caches are built.
+/// Caches in one runtime share their connections without this type if they have the same URL, the same certificates and
+/// the same number of replicas: one for small values, one for large values, and one for messages. A hub is needed for
+/// credentials that change (feature `redis-credentials`), and for connections that another runtime drives than the one
+/// in which the caches are built.
 ///
-/// Clones share the connections. They are opened when a cache needs them, and closed with the last cache.
+/// Clones share the connections, which are opened when a cache needs them and closed with the last cache.
 ///
 /// # Examples
 ///

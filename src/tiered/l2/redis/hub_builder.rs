@@ -83,15 +83,16 @@ impl RedisHubBuilder {
         self
     }
 
-    /// Sets the certificate, in PEM, of the authority that has signed the certificates of the servers. Default: the
-    /// authorities that the machine trusts.
+    /// Sets the certificate of the authority that has signed those of the servers, like
+    /// [`TieredCacheBuilder::root_certificate`](crate::TieredCacheBuilder::root_certificate).
     #[cfg(feature = "redis-tls")]
     pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.certificates.set_root(pem);
         self
     }
 
-    /// Sets the certificate that this process presents to servers, and its private key, both in PEM.
+    /// Sets the certificate that this process presents to servers, like
+    /// [`TieredCacheBuilder::client_certificate`](crate::TieredCacheBuilder::client_certificate).
     #[cfg(feature = "redis-tls")]
     pub fn client_certificate(
         mut self,

@@ -67,10 +67,6 @@ impl Batched for BatchedInvalidation {
         MAX_SCRIPT_LEN
     }
 
-    fn deadline(redis: &Redis) -> Duration {
-        redis.settings.deadline
-    }
-
     async fn send(redis: &Arc<Redis>, calls: &[Self]) -> Result<Vec<Invalidated>, RemoteError> {
         let invalidations: Vec<_> = calls.iter().map(Self::borrow).collect();
         redis
@@ -123,7 +119,7 @@ impl Redis {
             subject: subject.clone(),
             value: value.cloned(),
         };
-        Batches::send(self, invalidation, &self.runtime).await
+        Batches::send(self, invalidation).await
     }
 
     async fn invalidate_one(

@@ -1,6 +1,6 @@
 //! The connections to one primary, which caches of a hub share.
 
-use crate::tiered::l2::redis::batching::Batches;
+use crate::tiered::l2::redis::batching::{BatchOwner, Batches};
 use crate::tiered::l2::redis::connector::Connector;
 use crate::tiered::l2::redis::flow_control::FlowControl;
 use crate::tiered::l2::redis::longest_deadline::LongestDeadline;
@@ -8,6 +8,7 @@ use crate::tiered::l2::redis::renewal::Renewal;
 use crate::tiered::l2::redis::transfer::{BULK_WINDOW, SMALL_WINDOW};
 use crate::tiered::l2::redis::url::ServerUrl;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -40,6 +41,16 @@ impl Link {
             deadline,
             runtime: runtime.clone(),
         }
+    }
+}
+
+impl BatchOwner for Link {
+    fn deadline(&self) -> Duration {
+        self.deadline.get()
+    }
+
+    fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 }
 

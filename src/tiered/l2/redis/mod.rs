@@ -43,7 +43,7 @@ use crate::tiered::health::Warning;
 use crate::tiered::l2::envelope::millis;
 use crate::tiered::l2::redis::batched_fills::BatchedFill;
 use crate::tiered::l2::redis::batched_reads::{BatchedLookup, BatchedRead};
-use crate::tiered::l2::redis::batching::Batches;
+use crate::tiered::l2::redis::batching::{BatchOwner, Batches};
 use crate::tiered::l2::redis::connection::Connection;
 use crate::tiered::l2::redis::expected_size::ExpectedSize;
 use crate::tiered::l2::redis::invalidation::BatchedInvalidation;
@@ -85,8 +85,7 @@ macro_rules! script {
     };
 }
 
-/// Largest number of keys in one call of a script, during which Redis serves nobody else. It takes a fifth of a
-/// millisecond.
+/// Largest number of keys in one call of a script. Redis serves no other client meanwhile, for a fifth of a millisecond.
 const MAX_SCRIPT_LEN: usize = 64;
 
 /// Largest number of calls in one round trip, which have one deadline together.
@@ -127,8 +126,9 @@ pub(crate) fn entropy() -> u64 {
 pub(crate) struct Redis {
     /// The connections to the primary that serves the namespace.
     link: Arc<Link>,
+    /// The deadline of this cache, as one of those on the link.
     _deadline: IncludedDeadline,
-    /// The hub of the link. It lives as long as its last cache, so that further ones find it.
+    /// The hub of the link, which exists as long as one of its caches, so that further ones find it.
     _hub: Arc<Hub>,
     names: Names,
     /// The id of this process.
@@ -149,7 +149,6 @@ pub(crate) struct Redis {
     position: Mutex<Option<Position>>,
     /// The other settings with which the namespace is used.
     other_settings: Mutex<Vec<String>>,
-    runtime: Handle,
 }
 
 /// The settings of a [`Redis`].
@@ -246,7 +245,6 @@ impl Redis {
             renews_alone: AtomicBool::new(false),
             position: Mutex::default(),
             other_settings: Mutex::default(),
-            runtime: link.runtime.clone(),
             _deadline: link.deadline.include(limits.deadline),
             link,
             _hub: hub,
@@ -327,6 +325,16 @@ impl Redis {
                 .arg([b"F", fill.key].concat());
         }
         call
+    }
+}
+
+impl BatchOwner for Redis {
+    fn deadline(&self) -> Duration {
+        self.settings.deadline
+    }
+
+    fn runtime(&self) -> &Handle {
+        &self.link.runtime
     }
 }
 

@@ -111,8 +111,8 @@ impl<'a> State<'a> {
     }
 }
 
-/// What is known about plain reads of a namespace: the share of requests that they decide, the size of the largest
-/// value, and whether the user has the right for them.
+/// The statistics of plain reads of a namespace, which say whether one is worthwhile: the share of requests that they
+/// decide, the size of the largest value, and whether the user has the right for them.
 pub(super) struct PlainReads {
     /// The recent share of requests that a plain read decides or would decide, in units of 1 / [`Self::ALL`].
     decided: AtomicU32,

@@ -21,8 +21,8 @@ const MAX_BATCH_LEN: usize = 128;
 /// Time between renewals that also keep the state and note the settings of the namespace.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Number of renewals that do so at the start of a cache, because caches that are started together do not know each
-/// other's settings at the first one.
+/// Number of renewals of a new cache that have upkeep without this interval. At the first one, caches that are started
+/// together do not find each other's settings yet.
 const FIRST_UPKEEPS: u32 = 3;
 
 /// Time for which the settings of a process are noted after its last heartbeat. It is longer than two of the longest
@@ -72,10 +72,6 @@ impl Batched for Renewal {
         MAX_BATCH_LEN
     }
 
-    fn deadline(link: &Link) -> Duration {
-        link.deadline.get()
-    }
-
     async fn send(_: &Arc<Link>, renewals: &[Self]) -> Result<Vec<()>, RemoteError> {
         // Each caller waits for its own deadline at most.
         let longest = renewals.iter().max_by_key(|it| it.redis.settings.deadline);
@@ -102,11 +98,11 @@ impl Redis {
         // The round trip may take as long as the longest deadline of all caches.
         let limit = self.settings.deadline + Renewal::GATHER_TIME;
         let renewing = async {
-            // One that was refused would be again, and all others with it.
+            // A renewal that was refused would be refused again, and would fail the batch.
             if self.renews_alone.load(Relaxed) {
                 return self.renew_all(&[renewal]).await.map(drop);
             }
-            Batches::send(&self.link, renewal, &self.runtime).await
+            Batches::send(&self.link, renewal).await
         };
         let renewed = tokio::time::timeout(limit, renewing).await;
         let renewed = renewed.unwrap_or(Err(RemoteError::Timeout));

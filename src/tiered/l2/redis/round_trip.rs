@@ -225,7 +225,7 @@ impl Redis {
         pipeline: Pipeline,
         permit: Arc<Permit>,
     ) -> Result<Vec<RedisResult<Value>>, RemoteError> {
-        let transfer = self.runtime.spawn(async move {
+        let transfer = self.link.runtime.spawn(async move {
             let replies = pipeline.query_async(&mut connection);
             tokio::time::timeout(permit.allowance(), replies).await
         });

@@ -194,7 +194,73 @@ fn parse(url: &str) -> Result<ConnectionInfo, UrlError> {
     Ok(info)
 }
 
-/// Compares the servers and the logins.
+/// The arrangement of the servers that a URL names, the first of them with the login for servers, and the login for
+/// voters.
+type Servers = (Topology, ConnectionInfo, RedisConnectionInfo);
+
+/// Parses the servers that a URL names.
+fn parse_servers(url: &str) -> Result<Servers, UrlError> {
+    if url.contains("#insecure") {
+        return Err("because #insecure is not supported: set the root certificate instead");
+    }
+    let (scheme, rest) = url.split_once("://").ok_or("because it cannot be parsed")?;
+    match scheme.split_once('-') {
+        Some((scheme @ ("redis" | "rediss"), "sentinel")) => {
+            parse_sentinels(&Parts::of(scheme, rest).check()?)
+        }
+        Some((scheme @ ("redis" | "rediss"), "cluster")) => {
+            parse_cluster(&Parts::of(scheme, rest).check()?)
+        }
+        // The `redis` crate would ignore parameters that it does not know.
+        _ if matches!(scheme, "redis" | "rediss") && rest.contains('?') => {
+            Err("because the URL of a single server has no query")
+        }
+        _ => Ok((
+            Topology::SingleServer,
+            parse(url)?,
+            RedisConnectionInfo::default(),
+        )),
+    }
+}
+
+/// Parses the part of a URL after the scheme of sentinels.
+fn parse_sentinels(parts: &Parts<'_>) -> Result<Servers, UrlError> {
+    let (service, database) = parts.path.split_once('/').unwrap_or((parts.path, ""));
+    if service.is_empty() {
+        return Err("because it does not name the service that the sentinels watch");
+    }
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    if !service.bytes().all(is_name) {
+        return Err(
+            "because the name of its service contains other characters than letters, digits, '.', '-' and '_'",
+        );
+    }
+    let sentinel = parts.parse(&parts.sentinel_login()?, parts.hosts[0], "")?;
+    let topology = Topology::Sentinels {
+        addresses: distinct(parts.addresses(Some(SENTINEL_PORT))?)?,
+        service: service.into(),
+    };
+    let server = parts.parse(parts.login, parts.hosts[0], database)?;
+    Ok((topology, server, sentinel.redis_settings().clone()))
+}
+
+/// Parses the part of a URL after the scheme of a cluster.
+fn parse_cluster(parts: &Parts<'_>) -> Result<Servers, UrlError> {
+    if !parts.query.is_empty() {
+        return Err("because the URL of a cluster has no query");
+    }
+    if !matches!(parts.path, "" | "0") {
+        return Err("because a cluster has no databases");
+    }
+    let server = parts.parse(parts.login, parts.hosts[0], "")?;
+    let topology = Topology::Cluster {
+        seeds: distinct(parts.addresses(None)?)?,
+    };
+    let voter_login = server.redis_settings().clone();
+    Ok((topology, server, voter_login))
+}
+
+/// Compares the URLs and the certificates. A hub with credentials that change is not compared with others.
 impl PartialEq for ServerUrl {
     fn eq(&self, other: &Self) -> bool {
         self.text == other.text && self.certificates == other.certificates
@@ -211,7 +277,6 @@ impl ServerUrl {
         certificates.check()?;
         let parsed = Self::parse(url).map_err(BuildError::RedisUrl)?;
         Ok(Self {
-            text: url.into(),
             certificates,
             ..parsed
         })
@@ -226,74 +291,14 @@ impl ServerUrl {
     }
 
     fn parse(url: &str) -> Result<Self, UrlError> {
-        if url.contains("#insecure") {
-            return Err("because #insecure is not supported: set the root certificate instead");
-        }
-        let (scheme, rest) = url.split_once("://").ok_or("because it cannot be parsed")?;
-        match scheme.split_once('-') {
-            Some((scheme @ ("redis" | "rediss"), "sentinel")) => {
-                Self::sentinels(&Parts::of(scheme, rest).check()?)
-            }
-            Some((scheme @ ("redis" | "rediss"), "cluster")) => {
-                Self::cluster(&Parts::of(scheme, rest).check()?)
-            }
-            // The `redis` crate would ignore parameters that it does not know.
-            _ if matches!(scheme, "redis" | "rediss") && rest.contains('?') => {
-                Err("because the URL of a single server has no query")
-            }
-            _ => Ok(Self {
-                topology: Topology::SingleServer,
-                server: parse(url)?,
-                voter_login: RedisConnectionInfo::default(),
-                certificates: Certificates::default(),
-                credentials: Credentials::default(),
-                text: String::new(),
-            }),
-        }
-    }
-
-    fn sentinels(parts: &Parts<'_>) -> Result<Self, UrlError> {
-        let (service, database) = parts.path.split_once('/').unwrap_or((parts.path, ""));
-        if service.is_empty() {
-            return Err("because it does not name the service that the sentinels watch");
-        }
-        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-        if !service.bytes().all(is_name) {
-            return Err(
-                "because the name of its service contains other characters than letters, digits, '.', '-' and '_'",
-            );
-        }
-        let sentinel = parts.parse(&parts.sentinel_login()?, parts.hosts[0], "")?;
+        let (topology, server, voter_login) = parse_servers(url)?;
         Ok(Self {
-            topology: Topology::Sentinels {
-                addresses: distinct(parts.addresses(Some(SENTINEL_PORT))?)?,
-                service: service.into(),
-            },
-            server: parts.parse(parts.login, parts.hosts[0], database)?,
-            voter_login: sentinel.redis_settings().clone(),
-            certificates: Certificates::default(),
-            credentials: Credentials::default(),
-            text: String::new(),
-        })
-    }
-
-    fn cluster(parts: &Parts<'_>) -> Result<Self, UrlError> {
-        if !parts.query.is_empty() {
-            return Err("because the URL of a cluster has no query");
-        }
-        if !matches!(parts.path, "" | "0") {
-            return Err("because a cluster has no databases");
-        }
-        let server = parts.parse(parts.login, parts.hosts[0], "")?;
-        Ok(Self {
-            topology: Topology::Cluster {
-                seeds: distinct(parts.addresses(None)?)?,
-            },
-            voter_login: server.redis_settings().clone(),
+            text: url.into(),
+            topology,
             server,
+            voter_login,
             certificates: Certificates::default(),
             credentials: Credentials::default(),
-            text: String::new(),
         })
     }
 
