@@ -2,7 +2,7 @@
 
 use super::plain_reads::calls_of;
 use super::servers::{Server, in_time, soon};
-use super::{HEARTBEAT, SHORT_HEARTBEAT, builder, fails, proven, value};
+use super::{HEARTBEAT, SHORT_HEARTBEAT, builder, value};
 use futures_util::future::join_all;
 use futures_util::stream::{self, Stream, StreamExt};
 use hotset::{
@@ -85,24 +85,20 @@ async fn thousand_caches_start_and_share_their_connections() {
 #[tokio::test(flavor = "multi_thread")]
 async fn cache_keeps_its_subscription_while_others_with_the_same_namespace_come_and_go() {
     let server = Server::start();
-    let staying = proven::<u64>(&server.url(), Consistency::Realtime).await;
-    let other_hub = RedisHub::connect(server.url()).unwrap();
-    let writer: TieredCache<u64, u64> = LocalCache::builder()
-        .capacity(1_000)
-        .redis(&other_hub, "test")
-        .consistency(Consistency::Realtime)
-        .heartbeat(HEARTBEAT)
-        .deadline(super::DEADLINE)
-        .build()
-        .unwrap();
-    wait_until_proven(&writer).await;
+    let start = async |server: RedisServer| {
+        let cache = named(server, "test").build().unwrap();
+        wait_until_proven(&cache).await;
+        cache
+    };
+    let staying = start(server.url().into()).await;
+    let hub = RedisHub::connect(server.url()).unwrap();
+    let writer = start(hub.into()).await;
     for round in 0..30 {
-        let passing = proven::<u64>(&server.url(), Consistency::Realtime).await;
-        staying
-            .get_or_load_async(&1, |_| value(round))
-            .await
-            .unwrap();
-        passing.get_or_load_async(&1, fails).await.unwrap();
+        let passing = start(server.url().into()).await;
+        let load = |_| value(round.to_string());
+        staying.get_or_load_async(&1, load).await.unwrap();
+        passing.get_or_load_async(&1, load).await.unwrap();
+        assert_eq!(passing.tier_stats().loads, 0);
         assert_eq!(writer.invalidate(&1).await, Propagation::Acknowledged);
         assert_eq!(passing.get(&1).await, None);
         assert_eq!(staying.get(&1).await, None);
@@ -287,14 +283,18 @@ fn caches_of_two_runtimes_have_connections_of_their_own() {
     };
     let (ending, staying) = (runtime(), runtime());
     let server = Server::start();
-    let start = async || proven::<u64>(&server.url(), Consistency::Realtime).await;
+    let start = async || {
+        let cache = named(server.url(), "test").build().unwrap();
+        wait_until_proven(&cache).await;
+        cache
+    };
     let first = ending.block_on(start());
     let second = staying.block_on(start());
     drop(ending);
     staying.block_on(async {
-        assert_eq!(second.insert(1, 10).await, Propagation::Acknowledged);
-        let loaded = in_time(second.get_or_load_async(&2, |_| value(20))).await;
-        assert_eq!(loaded.unwrap(), 20);
+        assert_eq!(second.invalidate(&1).await, Propagation::Acknowledged);
+        let loaded = in_time(second.get_or_load_async(&2, |_| value("loaded".to_string())));
+        assert_eq!(loaded.await.unwrap(), "loaded");
     });
     drop(first);
 }

@@ -30,8 +30,8 @@ mod warm;
 mod worker;
 
 use hotset::{
-    Consistency, LocalCache, LocalCacheBuilder, Propagation, RemoteValue, Schema, TieredCache,
-    TieredCacheBuilder,
+    Consistency, LocalCache, LocalCacheBuilder, Propagation, RedisHub, RedisServer, RemoteValue,
+    Schema, TieredCache, TieredCacheBuilder,
 };
 use std::time::{Duration, Instant};
 use support::caches::wait_until_proven;
@@ -76,10 +76,19 @@ fn builder_with<V: RemoteValue + Schema>(
         .capacity(10_000)
         .time_to_live(Duration::from_secs(300));
     set_up(local)
-        .redis(url, "test")
+        .redis(own_connections(url), "test")
         .consistency(consistency)
         .heartbeat(HEARTBEAT)
         .deadline(DEADLINE)
+}
+
+/// Returns a server whose connections no other cache shares, so that each cache of a test is like one of a process of
+/// its own. A URL with TLS is returned as it is, because its certificates belong to the cache.
+fn own_connections(url: &str) -> RedisServer {
+    let has_tls = url.starts_with("rediss");
+    let hub = (!has_tls).then(|| RedisHub::connect(url).ok()).flatten();
+    // An invalid URL is an error of the cache.
+    hub.map_or_else(|| url.into(), RedisServer::from)
 }
 
 /// The class `Bounded` with a bound of one minute.

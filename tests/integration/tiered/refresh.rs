@@ -194,7 +194,10 @@ async fn failed_refresh_keeps_the_value_and_lets_another_process_load() {
     assert_eq!(joining.await.unwrap().unwrap(), NEW);
     let error = one.refresh_async(&1, fails).await.unwrap_err();
     assert!(matches!(error, LoadError::Failed(_)), "{error:?}");
-    assert_eq!(one.get(&1).await, Some(NEW));
+    soon_async("the new value is served", || async {
+        one.get(&1).await == Some(NEW)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
