@@ -7,6 +7,7 @@
 use crate::clock::Nanos;
 use crate::local::load::refresh::{RefreshRules, RefreshTimes};
 use crate::local::removal::Retired;
+use crate::local::shard::epoch_column::EpochColumn;
 use crate::local::shard::tag_column::TagColumn;
 use crate::local::tags::EntryTags;
 use crate::storage::allocated::AllocatedBytes;
@@ -80,10 +81,8 @@ pub(crate) struct MetadataTable {
     tags: TagColumn,
     /// `None` if the cache has no rules for refreshes.
     pub(crate) refreshes: Option<RefreshTimes>,
-    /// The lowest epoch whose entries are live. `None` if entries are not invalidated by their epoch.
-    min_live_epoch: Option<Arc<AtomicU64>>,
-    /// The epoch in which the load of each slot's value began. Used only with `min_live_epoch`.
-    epochs: Option<Column<u64>>,
+    /// `None` if entries are not invalidated by their epoch.
+    epochs: Option<EpochColumn>,
     /// The weight of each slot, which is 0 for a vacant one. `None` if each entry weighs 1.
     weights: Option<Column<u64>>,
     /// `true` for each weight that the caller gave and the weigher did not determine.
@@ -132,8 +131,7 @@ impl MetadataTable {
             latest_deadlines: columns.time_to_idle.map(|_| Column::new()),
             tags: TagColumn::default(),
             refreshes: columns.refresh_rules.map(RefreshTimes::new),
-            epochs: min_live_epoch.as_ref().map(|_| Column::new()),
-            min_live_epoch,
+            epochs: min_live_epoch.map(EpochColumn::new),
             weights: columns.weights.then(Column::new),
             explicit_weights: columns.weights.then(Column::new),
             total_weight: 0,
@@ -142,11 +140,11 @@ impl MetadataTable {
 
     /// Returns all columns except that of the tags, which grows by itself.
     fn columns(&mut self) -> impl Iterator<Item = &mut dyn AnyColumn> {
-        let refreshes = self.refreshes.as_mut();
+        let (refreshes, epochs) = (self.refreshes.as_mut(), self.epochs.as_mut());
         [
             any_column(&mut self.latest_deadlines),
             refreshes.map(|refreshes| &mut refreshes.slots as &mut dyn AnyColumn),
-            any_column(&mut self.epochs),
+            epochs.map(|epochs| epochs.rows() as &mut dyn AnyColumn),
             any_column(&mut self.weights),
             any_column(&mut self.explicit_weights),
         ]
@@ -213,6 +211,9 @@ impl MetadataTable {
 
     /// Clears the row of a slot that was vacated.
     pub(crate) fn clear(&mut self, slot: u32) {
+        if let Some(epochs) = &mut self.epochs {
+            epochs.clear(slot);
+        }
         self.tags.put(slot, None);
         self.write_weight(slot, 0, false);
     }
@@ -231,6 +232,7 @@ impl MetadataTable {
 
     /// Extends the deadline of a live entry that was hit, if the cache has a time to idle, and checks whether the entry
     /// may be served.
+    #[inline(always)]
     pub(crate) fn on_hit(
         &self,
         slot: u32,
@@ -250,6 +252,7 @@ impl MetadataTable {
     ///
     /// A deadline never changes to an earlier time, so the lower bounds in
     /// [`Expiry`](crate::local::shard::expiry::Expiry) stay valid.
+    #[inline(never)]
     fn extend_deadline(&self, deadline: &AtomicU64, latest: Nanos, now: impl FnOnce() -> Nanos) {
         let extended = latest.min(now().saturating_add(self.time_to_idle));
         let current = deadline.load(Relaxed);
@@ -264,6 +267,7 @@ impl MetadataTable {
     }
 
     /// Returns the latest deadline of an entry that hits may set, or `None` if hits do not change deadlines.
+    #[inline(always)]
     pub(crate) fn latest_deadline(&self, slot: u32) -> Option<Nanos> {
         let latest_deadlines = self.latest_deadlines.as_ref()?;
         Some(latest_deadlines.get(slot).copied().unwrap_or(0))
@@ -289,32 +293,30 @@ impl MetadataTable {
     }
 
     /// Returns the tags of an entry, if it has any.
+    #[inline(always)]
     pub(crate) fn tags(&self, slot: u32) -> Option<&EntryTags> {
         self.tags.get(slot)
     }
 
     /// Checks whether the entry was invalidated neither by a tag nor by its epoch.
+    #[inline(always)]
     pub(crate) fn is_current(&self, slot: u32) -> bool {
-        self.is_of_live_epoch(slot) && !self.is_tag_invalidated(slot)
-    }
-
-    /// Checks whether the epoch of an entry is not below the minimum.
-    fn is_of_live_epoch(&self, slot: u32) -> bool {
-        let (Some(epochs), Some(min)) = (&self.epochs, &self.min_live_epoch) else {
-            return true;
-        };
-        // Relaxed suffices, because a caller that comes after the minimum was raised sees the new one.
-        epochs.get(slot).copied().unwrap_or(0) >= min.load(Relaxed)
+        let is_of_live_epoch = self
+            .epochs
+            .as_ref()
+            .is_none_or(|epochs| epochs.is_live(slot));
+        is_of_live_epoch && !self.is_tag_invalidated(slot)
     }
 
     /// Checks whether a tag of the entry was invalidated.
+    #[inline(always)]
     pub(crate) fn is_tag_invalidated(&self, slot: u32) -> bool {
         self.tags(slot).is_some_and(|tags| !tags.is_current())
     }
 
     /// Checks whether entries may be invalidated before their deadline, by a tag or by their epoch.
     pub(crate) fn has_invalidations(&self) -> bool {
-        !self.tags.is_empty() || self.min_live_epoch.is_some()
+        !self.tags.is_empty() || self.epochs.is_some()
     }
 }
 

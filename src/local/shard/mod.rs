@@ -8,6 +8,7 @@
 
 mod clear;
 pub(crate) mod entry;
+mod epoch_column;
 mod evict;
 pub(crate) mod expiry;
 mod grow;

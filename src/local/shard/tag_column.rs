@@ -27,6 +27,7 @@ impl TagColumn {
     }
 
     /// Returns the tags of a slot, if it has any.
+    #[inline(always)]
     pub(super) fn get(&self, slot: u32) -> Option<&EntryTags> {
         let block = self.blocks.get(slot as usize / BLOCK_SLOTS)?.as_ref()?;
         block[slot as usize % BLOCK_SLOTS].as_deref()
