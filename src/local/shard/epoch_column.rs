@@ -41,12 +41,16 @@ impl EpochColumn {
         }
     }
 
-    /// Checks whether the epoch of an entry is not below the minimum.
+    /// Returns `true` if no entry is dead. If it returns `false`, there may be a dead one: see [`is_live`](Self::is_live).
     #[inline(always)]
-    pub(super) fn is_live(&self, slot: u32) -> bool {
+    pub(super) fn are_all_live(&self) -> bool {
         // Relaxed suffices, because a caller that comes after the minimum was raised sees the new one.
-        let min = self.min_live.load(Relaxed);
-        min == self.all_live_at || self.row(slot) > min
+        self.min_live.load(Relaxed) == self.all_live_at
+    }
+
+    /// Checks whether the epoch of an entry is not below the minimum.
+    pub(super) fn is_live(&self, slot: u32) -> bool {
+        self.row(slot) > self.min_live.load(Relaxed)
     }
 
     /// Sets the epoch of an entry.
@@ -148,14 +152,11 @@ mod tests {
 
         fn check(&self) {
             let min = self.min_live.load(Relaxed);
+            let are_all_live = self.epochs.values().all(|&epoch| epoch >= min);
+            assert!(are_all_live || !self.column.are_all_live());
             for (&slot, &epoch) in &self.epochs {
                 assert_eq!(self.column.is_live(slot), epoch >= min, "slot {slot}");
             }
-        }
-
-        /// Returns `true` if a hit reads no row.
-        fn is_known_to_be_live(&self) -> bool {
-            self.column.all_live_at == self.min_live.load(Relaxed)
         }
     }
 
@@ -163,25 +164,25 @@ mod tests {
     fn hits_read_no_row_once_the_last_dead_entry_is_removed_or_replaced() {
         let mut test = Test::new();
         (0..4).for_each(|slot| test.put(slot, 0));
-        assert!(test.is_known_to_be_live());
+        assert!(test.column.are_all_live());
         test.raise(7);
-        assert!(!test.is_known_to_be_live());
+        assert!(!test.column.are_all_live());
         test.put(0, 7);
         test.put(4, 8);
         test.clear(1);
         test.clear(1);
         test.put(2, 6);
         test.put(3, 9);
-        assert!(!test.is_known_to_be_live());
+        assert!(!test.column.are_all_live());
         test.put(2, 7);
-        assert!(test.is_known_to_be_live());
+        assert!(test.column.are_all_live());
         test.raise(10);
         for slot in [0, 2, 3, 4] {
             test.put(5, 10);
-            assert!(!test.is_known_to_be_live());
+            assert!(!test.column.are_all_live());
             test.clear(slot);
         }
-        assert!(test.is_known_to_be_live());
+        assert!(test.column.are_all_live());
     }
 
     #[test]
@@ -195,6 +196,6 @@ mod tests {
         test.epochs = (0..5).zip(5..10).collect();
         test.check();
         (0..5).for_each(|slot| test.put(slot, 10));
-        assert!(test.is_known_to_be_live());
+        assert!(test.column.are_all_live());
     }
 }

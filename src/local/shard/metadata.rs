@@ -230,9 +230,17 @@ impl MetadataTable {
         explicit.put(slot, is_explicit);
     }
 
+    /// Checks whether a hit may serve any entry before its deadline, and changes no deadline.
+    #[inline(always)]
+    pub(crate) fn needs_no_check(&self) -> bool {
+        let epochs = self.epochs.as_ref();
+        epochs.is_none_or(EpochColumn::are_all_live)
+            && self.tags.is_empty()
+            && self.latest_deadlines.is_none()
+    }
+
     /// Extends the deadline of a live entry that was hit, if the cache has a time to idle, and checks whether the entry
     /// may be served.
-    #[inline(always)]
     pub(crate) fn on_hit(
         &self,
         slot: u32,
@@ -252,7 +260,6 @@ impl MetadataTable {
     ///
     /// A deadline never changes to an earlier time, so the lower bounds in
     /// [`Expiry`](crate::local::shard::expiry::Expiry) stay valid.
-    #[inline(never)]
     fn extend_deadline(&self, deadline: &AtomicU64, latest: Nanos, now: impl FnOnce() -> Nanos) {
         let extended = latest.min(now().saturating_add(self.time_to_idle));
         let current = deadline.load(Relaxed);
@@ -267,7 +274,6 @@ impl MetadataTable {
     }
 
     /// Returns the latest deadline of an entry that hits may set, or `None` if hits do not change deadlines.
-    #[inline(always)]
     pub(crate) fn latest_deadline(&self, slot: u32) -> Option<Nanos> {
         let latest_deadlines = self.latest_deadlines.as_ref()?;
         Some(latest_deadlines.get(slot).copied().unwrap_or(0))
@@ -293,13 +299,11 @@ impl MetadataTable {
     }
 
     /// Returns the tags of an entry, if it has any.
-    #[inline(always)]
     pub(crate) fn tags(&self, slot: u32) -> Option<&EntryTags> {
         self.tags.get(slot)
     }
 
     /// Checks whether the entry was invalidated neither by a tag nor by its epoch.
-    #[inline(always)]
     pub(crate) fn is_current(&self, slot: u32) -> bool {
         let is_of_live_epoch = self
             .epochs
@@ -309,7 +313,6 @@ impl MetadataTable {
     }
 
     /// Checks whether a tag of the entry was invalidated.
-    #[inline(always)]
     pub(crate) fn is_tag_invalidated(&self, slot: u32) -> bool {
         self.tags(slot).is_some_and(|tags| !tags.is_current())
     }

@@ -125,7 +125,8 @@ impl<K, V> Shard<K, V> {
             return None;
         }
         if let Some(metadata) = &self.metadata {
-            if !metadata.on_hit(slot, &entry.deadline, || time.now()) {
+            if !metadata.needs_no_check() && !metadata.on_hit(slot, &entry.deadline, || time.now())
+            {
                 return None;
             }
         }

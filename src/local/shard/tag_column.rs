@@ -22,12 +22,12 @@ pub(super) struct TagColumn {
 
 impl TagColumn {
     /// Returns `true` if no entry has had tags.
+    #[inline(always)]
     pub(super) fn is_empty(&self) -> bool {
         self.blocks.is_empty()
     }
 
     /// Returns the tags of a slot, if it has any.
-    #[inline(always)]
     pub(super) fn get(&self, slot: u32) -> Option<&EntryTags> {
         let block = self.blocks.get(slot as usize / BLOCK_SLOTS)?.as_ref()?;
         block[slot as usize % BLOCK_SLOTS].as_deref()
