@@ -57,7 +57,7 @@ impl EpochColumn {
     pub(super) fn put(&mut self, slot: u32, epoch: u64) {
         let min = self.min_live.load(Relaxed);
         if min != self.counted_at {
-            // A new minimum is an epoch that no load had begun in before, so all entries are older.
+            // No load had begun in the epoch of the new minimum when it was raised, so all entries are older.
             self.counted_at = min;
             self.dead = self.occupied;
         }
@@ -65,7 +65,7 @@ impl EpochColumn {
         self.rows.put(slot, epoch + 1);
         self.occupied += 1;
         self.dead += u32::from(epoch < min);
-        self.update();
+        self.set_all_live_at();
     }
 
     /// Notes that a slot was vacated.
@@ -74,7 +74,7 @@ impl EpochColumn {
         if let Some(row) = self.rows.get_mut(slot) {
             *row = VACANT;
         }
-        self.update();
+        self.set_all_live_at();
     }
 
     /// Takes the entry of a slot, if there is one, out of the counts.
@@ -86,7 +86,8 @@ impl EpochColumn {
         }
     }
 
-    fn update(&mut self) {
+    /// Sets `all_live_at` by the counts.
+    fn set_all_live_at(&mut self) {
         self.all_live_at = match self.dead {
             0 => self.counted_at,
             _ => u64::MAX,

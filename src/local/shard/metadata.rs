@@ -230,7 +230,7 @@ impl MetadataTable {
         explicit.put(slot, is_explicit);
     }
 
-    /// Checks whether a hit may serve any entry before its deadline, and changes no deadline.
+    /// Returns `true` if a hit serves each entry whose deadline has not passed, and changes no deadline.
     #[inline(always)]
     pub(crate) fn needs_no_check(&self) -> bool {
         let epochs = self.epochs.as_ref();
