@@ -45,20 +45,22 @@ dependencies() {
     [ "$direct" -le 5 ]
 }
 
-# Runs all tests and doctests with all features. The binaries that mostly wait for servers run beside the others.
+# Runs all tests and doctests with all features. The binaries that mostly wait for servers are built first, and run while
+# the others are built and run.
 tests() {
     local all=(cargo test --workspace --all-features) waiting=(tiered monitoring shop)
     local binaries binary others=() logs pids=() status=0
-    binaries=$("${all[@]}" --no-run 2>&1 | tee /dev/stderr | names_of_test_binaries)
-    for binary in $binaries; do
-        # The public API has a step of its own.
-        [[ " ${waiting[*]} public_api " == *" $binary "* ]] || others+=(--test "$binary")
-    done
+    "${all[@]}" --no-run "${waiting[@]/#/--test=}"
     logs=$(mktemp -d)
     for binary in "${waiting[@]}"; do
         # More tests than processors, because they wait most of the time.
         RUST_TEST_THREADS=6 "${all[@]}" --test "$binary" >"$logs/$binary" 2>&1 &
         pids+=($!)
+    done
+    binaries=$("${all[@]}" --no-run 2>&1 | tee /dev/stderr | names_of_test_binaries)
+    for binary in $binaries; do
+        # The public API has a step of its own.
+        [[ " ${waiting[*]} public_api " == *" $binary "* ]] || others+=(--test "$binary")
     done
     "${all[@]}" --no-fail-fast --lib --bins "${others[@]}" || status=1
     "${all[@]}" --doc || status=1
