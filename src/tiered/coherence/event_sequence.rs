@@ -3,6 +3,7 @@
 //! 1. Events carry consecutive numbers, so a receiver detects that one is missing as soon as it receives a later one.
 //! 2. A heartbeat proves that none is missing at the moment: a process requests a read lease for its L1 from the
 //!    server, and the server answers on the channel of the events, after all of them.
+//!    That also holds on a new subscription: if the number is that of the last event before, none was missed in between.
 //! 3. The lease begins when it is requested, on the receiver's clock. So it ends there before it ends on the server's
 //!    clock.
 //! 4. A write is acknowledged only after every process that has a lease has received it, or its lease has ended.
@@ -45,6 +46,8 @@ pub(crate) struct EventSequence {
     /// The position up to which each event was received, or is covered by an invalidation of everything. `None` until
     /// the first heartbeat.
     position: Option<Position>,
+    /// `true` until the first message of the subscription that proves a position.
+    is_new: bool,
     /// The requests for leases: the nonce of the heartbeat, and the time of the request.
     requests: VecDeque<(u64, Nanos)>,
     newest_nonce: u64,
@@ -58,6 +61,7 @@ impl EventSequence {
             me,
             lease,
             position: None,
+            is_new: true,
             requests: VecDeque::new(),
             newest_nonce: 0,
             gaps: 0,
@@ -69,9 +73,9 @@ impl EventSequence {
         self.position
     }
 
-    /// Starts again, on a new subscription.
-    pub(crate) fn reset(&mut self) {
-        self.position = None;
+    /// Continues on a new subscription. The position remains, so that L1 keeps its entries if no event was missed.
+    pub(crate) fn resubscribe(&mut self) {
+        self.is_new = true;
         self.requests.clear();
     }
 
@@ -119,13 +123,21 @@ impl EventSequence {
             version: position.version + 1,
             ..position
         };
-        self.position = Some(at);
-        if at == next {
+        let is_next = at == next;
+        self.move_to(at, is_next);
+        if is_next {
             self.invalidate(sender, subjects)
         } else {
-            self.gaps += 1;
             Effect::InvalidateAll { lease_until: None }
         }
+    }
+
+    /// Moves to the position of a message. If an event before it is missing, that is a gap, unless it may have been sent
+    /// before the subscription.
+    fn move_to(&mut self, at: Position, is_complete: bool) {
+        let is_new = std::mem::take(&mut self.is_new);
+        self.gaps += u64::from(!is_complete && !is_new);
+        self.position = Some(at);
     }
 
     /// Returns the effect of an event. The sender has applied its own invalidation when it published it.
@@ -143,13 +155,13 @@ impl EventSequence {
     /// this returns, and every event after it will be received. So the lease holds in both cases.
     fn receive_heartbeat(&mut self, at: Position, nonce: u64) -> Effect {
         let lease_until = self.take_request(nonce);
-        if self.position == Some(at) {
-            return lease_until.map_or(Effect::None, |until| Effect::RenewLease { until });
+        let is_complete = self.position == Some(at);
+        self.move_to(at, is_complete);
+        if is_complete {
+            lease_until.map_or(Effect::None, |until| Effect::RenewLease { until })
+        } else {
+            Effect::InvalidateAll { lease_until }
         }
-        if self.position.replace(at).is_some() {
-            self.gaps += 1;
-        }
-        Effect::InvalidateAll { lease_until }
     }
 
     /// Removes a request and all earlier ones, and returns the end of the lease that was requested.
@@ -278,14 +290,39 @@ mod tests {
         let mut events = EventSequence::new(ME, 100);
         assert_eq!(events.receive(&event(6, OTHER)), applied(OTHER));
         assert_eq!(events.position(), None);
-        let mut events = proven();
-        let nonce = events.request_lease(20);
-        events.reset();
-        let heartbeat = Message::Heartbeat { at: at(5), nonce };
+    }
+
+    #[test]
+    fn new_subscription_continues_at_the_position_of_the_last_one() {
+        let resubscribed = || {
+            let mut events = proven();
+            let lost = events.request_lease(20);
+            events.resubscribe();
+            (lost, events.request_lease(30), events)
+        };
+        let (lost, nonce, mut events) = resubscribed();
+        let heartbeat = |version, nonce| Message::Heartbeat {
+            at: at(version),
+            nonce,
+        };
+        // The lease of a request before the subscription may have been granted by another server.
+        assert_eq!(events.receive(&heartbeat(5, lost)), Effect::None);
         assert_eq!(
-            events.receive(&heartbeat),
-            Effect::InvalidateAll { lease_until: None }
+            events.receive(&heartbeat(5, nonce)),
+            Effect::RenewLease { until: 130 }
         );
+        let (_, _, mut events) = resubscribed();
+        assert_eq!(events.receive(&event(6, OTHER)), applied(OTHER));
+        // Missed events are no gap if they were sent before the subscription.
+        let invalidated = |lease_until| Effect::InvalidateAll { lease_until };
+        let (_, nonce, mut events) = resubscribed();
+        let effect = events.receive(&heartbeat(6, nonce));
+        assert_eq!((effect, events.gaps), (invalidated(Some(130)), 0));
+        let (_, _, mut events) = resubscribed();
+        let effect = events.receive(&event(7, OTHER));
+        assert_eq!((effect, events.gaps), (invalidated(None), 0));
+        let effect = events.receive(&event(9, OTHER));
+        assert_eq!((effect, events.gaps), (invalidated(None), 1));
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
                     self.inner.proof.lock().subscriptions += 1;
                     self.logged.subscribed = Some(true);
                     log(self.inner.name(), &StateChange::Subscribed);
-                    self.events.reset();
+                    self.events.resubscribe();
                     let Err(error) = self.receive_all(messages).await;
                     self.revoke_lease();
                     error
@@ -200,6 +200,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
                 if proof.since.is_none() || !inner.read_lease.is_proven(now()) {
                     proof.since = Some(Instant::now());
                 }
+                proof.not_subscribed = None;
                 drop(proof);
                 inner.read_lease.grant(until);
             }

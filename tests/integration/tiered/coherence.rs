@@ -187,6 +187,41 @@ async fn bounded_entry_expires_after_its_bound_and_is_invalidated_after_a_gap() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn l1_keeps_its_entries_over_a_lost_connection_if_nothing_was_invalidated_meanwhile() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.address()).await;
+    let reader = proven::<u64>(&proxy.url(), REALTIME).await;
+    let writer = proven::<u64>(&server.url(), REALTIME).await;
+    reader.get_or_load_async(&1, value).await.unwrap();
+    let reconnect = async |meanwhile: bool| {
+        let subscriptions = reader.health().subscriptions;
+        proxy.reset();
+        if meanwhile {
+            assert_eq!(writer.invalidate(&2).await, Propagation::Acknowledged);
+        }
+        proxy.mend();
+        soon("the reader has subscribed again", || {
+            let health = reader.health();
+            health.subscriptions > subscriptions && health.proven_for.is_some()
+        })
+        .await;
+    };
+    let before = reader.tier_stats();
+    reconnect(false).await;
+    assert_eq!(reader.get_or_load_async(&1, fails).await.unwrap(), 1);
+    let after = reader.tier_stats();
+    assert_eq!(after.l2_hits, before.l2_hits);
+    assert_eq!(after.l1_invalidations, before.l1_invalidations);
+    // Events are missed, so the reader does not know which entries are old.
+    reconnect(true).await;
+    assert_eq!(reader.get_or_load_async(&1, fails).await.unwrap(), 1);
+    let after = reader.tier_stats();
+    assert_eq!(after.l2_hits, before.l2_hits + 1);
+    assert_eq!(after.l1_invalidations, before.l1_invalidations + 1);
+    assert_eq!(reader.health().gaps, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn missing_event_is_detected() {
     let server = Server::start();
     let reader = proven::<u64>(&server.url(), REALTIME).await;
