@@ -41,7 +41,8 @@ fn outage_of_redis_raises_an_alert_while_shops_serve() {
         let healthy = "hotset_backplane_proven == 1 unless hotset_breaker_open == 1";
         prometheus.query(healthy).len() == 2 * CACHES.len()
     });
-    assert!(prometheus.firing().is_empty(), "{:?}", prometheus.firing());
+    // On a busy machine a circuit may have been open, and the alert is resolved some time after it has closed.
+    time_until(prometheus, <[Alert]>::is_empty);
 
     deployment.redis.kill();
     let fired = time_until(prometheus, |firing| {

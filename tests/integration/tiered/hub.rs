@@ -2,7 +2,7 @@
 
 use super::plain_reads::calls_of;
 use super::servers::{Server, in_time, soon};
-use super::{HEARTBEAT, SHORT_HEARTBEAT, builder, value};
+use super::{HEARTBEAT, LONG_HEARTBEAT, SHORT_HEARTBEAT, builder, value};
 use futures_util::future::join_all;
 use futures_util::stream::{self, Stream, StreamExt};
 use hotset::{
@@ -86,7 +86,8 @@ async fn thousand_caches_start_and_share_their_connections() {
 async fn cache_keeps_its_subscription_while_others_with_the_same_namespace_come_and_go() {
     let server = Server::start();
     let start = async |server: RedisServer| {
-        let cache = named(server, "test").build().unwrap();
+        let cache = named(server, "test").heartbeat(LONG_HEARTBEAT);
+        let cache = cache.build().unwrap();
         wait_until_proven(&cache).await;
         cache
     };
@@ -152,7 +153,10 @@ async fn cache_without_rights_disturbs_no_other_cache_of_its_hub() {
         .map(|number| cache(&format!("allowed{number}")))
         .collect();
     let denied = cache("denied");
-    join_all(allowed.iter().map(wait_until_proven)).await;
+    // Its subscription ends only if that of another cache ends it.
+    let patient = named(&*url, "allowed").heartbeat(LONG_HEARTBEAT);
+    let patient = patient.build().unwrap();
+    join_all(allowed.iter().chain([&patient]).map(wait_until_proven)).await;
     soon("the denied cache was refused", || {
         denied.tier_stats().calls.renew.failures > 0
     })
@@ -182,8 +186,8 @@ async fn cache_without_rights_disturbs_no_other_cache_of_its_hub() {
     assert!(!denied.health().warnings.is_empty());
     for cache in allowed {
         assert_eq!(cache.invalidate(&1).await, Propagation::Acknowledged);
-        assert_eq!(cache.health().subscriptions, 1);
     }
+    assert_eq!(patient.health().subscriptions, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use super::history::CLOCK_RESOLUTION;
 use super::servers::{Server, TEST_TIMEOUT, soon};
-use super::{MINUTE, acknowledged, builder, builder_with, fails, proven, value};
+use super::{LONG_LEASE, MINUTE, acknowledged, builder_with, fails, proven, value};
 use futures_util::future::join_all;
 use hotset::{Consistency, Loaded, Propagation, TieredCache, Warning};
 use std::time::{Duration, Instant};
@@ -134,7 +134,10 @@ async fn user_without_the_right_to_mget_reads_by_scripts_and_is_warned() {
 async fn invalidations_of_many_tags_leave_most_values_with_other_tags() {
     const VALUES: u64 = 1_000;
     let server = Server::start();
-    let cache = builder::<u64>(&server.url(), Consistency::L2Only);
+    let cache = builder_with::<u64>(&server.url(), Consistency::L2Only, |local| {
+        // Longer than the test takes on a busy machine.
+        local.time_to_live(LONG_LEASE)
+    });
     let cache = cache.deadline(TEST_TIMEOUT).build().unwrap();
     wait_until_proven(&cache).await;
     for key in 0..VALUES {
