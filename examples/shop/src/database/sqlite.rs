@@ -4,10 +4,11 @@ use super::fill;
 use crate::AnyError;
 use crate::records::{FromRow, Id, Row};
 use parking_lot::Mutex;
-use rusqlite::{Connection, TransactionBehavior, params_from_iter};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior, params_from_iter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -20,6 +21,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The maximum time that a process waits until another process has filled the tables.
 const FILL_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The time between attempts to set the journal mode.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Several connections to one file.
 #[derive(Clone)]
@@ -137,7 +141,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 fn fill(path: &Path, products: Id) -> rusqlite::Result<Id> {
     let mut connection = connect(path)?;
     connection.busy_timeout(FILL_TIMEOUT)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
+    use_write_ahead_log(&connection)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(fill::TABLES)?;
     let count = || transaction.query_row(fill::COUNT, [], |row| row.get(0));
@@ -149,4 +153,47 @@ fn fill(path: &Path, products: Id) -> rusqlite::Result<Id> {
     let existing = count()?;
     transaction.commit()?;
     Ok(existing)
+}
+
+/// Sets the journal mode in which readers do not wait for writers. SQLite does not wait for another process that sets it
+/// at the same time, but fails at once, so this tries again.
+fn use_write_ahead_log(connection: &Connection) -> rusqlite::Result<()> {
+    let begun = Instant::now();
+    loop {
+        let result = connection.pragma_update(None, "journal_mode", "WAL");
+        let is_busy =
+            |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+        match result {
+            Err(error) if is_busy(&error) && begun.elapsed() < FILL_TIMEOUT => {
+                thread::sleep(RETRY_INTERVAL);
+            }
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    #[test]
+    fn processes_that_open_a_new_file_at_the_same_time_fill_it_once() {
+        const PROCESSES: usize = 8;
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("shop.sqlite");
+            let start = Barrier::new(PROCESSES);
+            thread::scope(|scope| {
+                let open = || {
+                    start.wait();
+                    fill(&path, 3)
+                };
+                let opened: Vec<_> = (0..PROCESSES).map(|_| scope.spawn(open)).collect();
+                for opened in opened {
+                    assert_eq!(opened.join().unwrap().unwrap(), 3);
+                }
+            });
+        }
+    }
 }
