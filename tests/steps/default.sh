@@ -57,7 +57,8 @@ tests() {
         RUST_TEST_THREADS=6 "${all[@]}" --test "$binary" >"$logs/$binary" 2>&1 &
         pids+=($!)
     done
-    binaries=$("${all[@]}" --no-run 2>&1 | tee /dev/stderr | names_of_test_binaries)
+    # After a failure, the binaries that run already have to end.
+    binaries=$("${all[@]}" --no-run 2>&1 | tee /dev/stderr | names_of_test_binaries) || status=1
     for binary in $binaries; do
         # The public API has a step of its own.
         [[ " ${waiting[*]} public_api " == *" $binary "* ]] || others+=(--test "$binary")

@@ -155,8 +155,8 @@ fn fill(path: &Path, products: Id) -> rusqlite::Result<Id> {
     Ok(existing)
 }
 
-/// Sets the journal mode in which readers do not wait for writers. SQLite does not wait for another process that sets it
-/// at the same time, but fails at once, so this tries again.
+/// Sets the journal mode in which readers do not wait for writers. If another connection sets it at the same time, SQLite
+/// fails at once and does not report when it can be set, so this tries again after a pause.
 fn use_write_ahead_log(connection: &Connection) -> rusqlite::Result<()> {
     let begun = Instant::now();
     loop {
@@ -178,18 +178,18 @@ mod tests {
     use std::sync::Barrier;
 
     #[test]
-    fn processes_that_open_a_new_file_at_the_same_time_fill_it_once() {
-        const PROCESSES: usize = 8;
+    fn connections_that_open_a_new_file_at_the_same_time_fill_it_once() {
+        const OPENERS: usize = 8;
         for _ in 0..20 {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("shop.sqlite");
-            let start = Barrier::new(PROCESSES);
+            let start = Barrier::new(OPENERS);
             thread::scope(|scope| {
                 let open = || {
                     start.wait();
                     fill(&path, 3)
                 };
-                let opened: Vec<_> = (0..PROCESSES).map(|_| scope.spawn(open)).collect();
+                let opened: Vec<_> = (0..OPENERS).map(|_| scope.spawn(open)).collect();
                 for opened in opened {
                     assert_eq!(opened.join().unwrap().unwrap(), 3);
                 }
