@@ -3,7 +3,8 @@
 //! 1. Events carry consecutive numbers, so a receiver detects that one is missing as soon as it receives a later one.
 //! 2. A heartbeat proves that none is missing at the moment: a process requests a read lease for its L1 from the
 //!    server, and the server answers on the channel of the events, after all of them.
-//!    That also holds on a new subscription: if the number is that of the last event before, none was missed in between.
+//!    A heartbeat has the number of the last event. So on a new subscription it also shows whether events were missed
+//!    since the previous one.
 //! 3. The lease begins when it is requested, on the receiver's clock. So it ends there before it ends on the server's
 //!    clock.
 //! 4. A write is acknowledged only after every process that has a lease has received it, or its lease has ended.
@@ -46,7 +47,7 @@ pub(crate) struct EventSequence {
     /// The position up to which each event was received, or is covered by an invalidation of everything. `None` until
     /// the first heartbeat.
     position: Option<Position>,
-    /// `true` until the first message of the subscription that proves a position.
+    /// `true` until a message on the current subscription has set or confirmed the position.
     is_new: bool,
     /// The requests for leases: the nonce of the heartbeat, and the time of the request.
     requests: VecDeque<(u64, Nanos)>,

@@ -153,7 +153,7 @@ async fn cache_without_rights_disturbs_no_other_cache_of_its_hub() {
         .map(|number| cache(&format!("allowed{number}")))
         .collect();
     let denied = cache("denied");
-    // Its subscription ends only if that of another cache ends it.
+    // Its heartbeat is so long that only the denied cache could end its subscription.
     let patient = named(&*url, "allowed").heartbeat(LONG_HEARTBEAT);
     let patient = patient.build().unwrap();
     join_all(allowed.iter().chain([&patient]).map(wait_until_proven)).await;
