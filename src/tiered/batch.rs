@@ -399,13 +399,12 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let lookups = requests
             .iter()
             .map(|it| it.request.lookup_request(it.unreadable));
-        let answers = self.l2.lookup(&lookups.collect::<Vec<_>>()).await;
-        let Ok(answers) = answers else {
-            let unleased = requests.into_iter().map(|request| (request.key, None));
-            batch.to_load.extend(unleased);
-            return again;
-        };
+        let answers = self.partitions.lookup(&lookups.collect::<Vec<_>>()).await;
         for (KeyRequest { key, request, .. }, answer) in requests.into_iter().zip(answers) {
+            let Ok(answer) = answer else {
+                batch.to_load.push((key, None));
+                continue;
+            };
             let name: Box<[u8]> = request.key().into();
             match self.read(request, answer, asked) {
                 L2Answer::Value(fetched) => batch.found.push((key, fetched)),

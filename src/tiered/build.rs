@@ -3,20 +3,19 @@
 use crate::error::BuildError;
 use crate::single_flight::Bulkhead;
 use crate::tiered::coherence::background::BackgroundTasks;
-use crate::tiered::coherence::invalidation_acks::InvalidationAcks;
 use crate::tiered::coherence::key_waiters::KeyWaiters;
-use crate::tiered::coherence::pending_invalidations::PendingInvalidations;
 use crate::tiered::coherence::read_lease::ReadLease;
 use crate::tiered::health::TierCounters;
+use crate::tiered::l2::calls::CallCounters;
 use crate::tiered::l2::circuit_breaker::CircuitBreaker;
 use crate::tiered::l2::codec_health::CodecHealth;
 use crate::tiered::l2::redis::{Redis, RedisSettings, Target, entropy};
 use crate::tiered::load_lease::Releases;
+use crate::tiered::partition::{Partition, Partitions};
 use crate::tiered::refresh_by_rule::RefreshThrottle;
 use crate::tiered::rollout::Rollout;
 use crate::tiered::settings::TierSettings;
 use crate::tiered::{Consistency, Inner, RemoteKey, RemoteValue, TieredCache, TieredCacheBuilder};
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -70,19 +69,20 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         if let Some(shadow) = builder.shadow {
             settings.rollout.set_shadow(shadow);
         }
+        let calls = Arc::<CallCounters>::default();
+        let l2 = CircuitBreaker::new(name, Arc::clone(&calls), Box::new(Arc::new(redis)));
+        let partition = Partition::new(l2, builder.max_queue);
         let inner = Inner {
             l1,
-            l2: CircuitBreaker::new(name, Box::new(Arc::new(redis))),
+            partitions: Partitions::new(vec![partition]),
+            calls,
             codec: builder.codec,
             codec_health: CodecHealth::default(),
             read_lease: ReadLease::new(settings.consistency, settings.ttl),
             settings,
             me,
             tokens: AtomicU64::new(0),
-            proof: Mutex::default(),
             key_waiters: KeyWaiters::default(),
-            acks: InvalidationAcks::default(),
-            pending_invalidations: PendingInvalidations::new(builder.max_queue),
             releases: Releases::default(),
             refresh_throttle: RefreshThrottle::default(),
             bulkhead,

@@ -72,7 +72,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     pub(super) fn trusts_l2(&self, key: &[u8]) -> bool {
         // A demoted primary may still answer, so an answer counts only while invalidations are proven to arrive.
         (!self.settings.fails_over || self.read_lease.is_proven(now()))
-            && !self.pending_invalidations.covers(key)
+            && !self.partition_of(key).pending_invalidations.covers(key)
     }
 
     /// Returns the time at which a caller with these limits stops waiting for the values of these keys: its deadline
@@ -176,7 +176,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
         let request = LeaseRequest::new(self, name);
         let asked = Instant::now();
-        match self.l2.lookup(&[request.lookup_request(unreadable)]).await {
+        let l2 = &self.partition_of(name).l2;
+        match l2.lookup(&[request.lookup_request(unreadable)]).await {
             Ok(mut answers) => {
                 self.read(request, answers.pop().unwrap_or(LookupReply::None), asked)
             }
@@ -270,7 +271,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return None;
         };
         let request = LookupRequest::without_load(&name);
-        let reply = self.l2.lookup(&[request]).await.ok()?.pop()?;
+        let l2 = &self.partition_of(&name).l2;
+        let reply = l2.lookup(&[request]).await.ok()?.pop()?;
         if let LookupReply::Value { envelope, left, .. } = reply {
             self.decode(&envelope, &name, left)?;
             // L2 counts whole milliseconds, so nothing may be left of a value that it still has.
@@ -281,7 +283,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
     }
 
-    /// Looks up in L2 the keys that have no value yet, and stores in L1 the values that are found.
+    /// Looks up in L2 the keys that have no value yet, and stores in L1 the values that are found. Returns an error if
+    /// some of the keys could not be looked up.
     async fn look_up_in_l2(&self, keys: &[K], values: &mut [Option<V>]) -> Result<(), RemoteError> {
         let is_served = !self.settings.rollout.is_shadow();
         let missing: Vec<_> = keys
@@ -307,18 +310,27 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let requests = missing
             .iter()
             .map(|(_, _, _, name)| LookupRequest::without_load(name));
-        let answers = self.l2.lookup(&requests.collect::<Vec<_>>()).await?;
+        let requests: Vec<_> = requests.collect();
+        let answers = self.partitions.lookup(&requests).await;
+        let mut failure = None;
         for ((key, value, insertion, name), answer) in missing.into_iter().zip(answers) {
-            let LookupReply::Value { envelope, left, .. } = answer else {
-                count(&self.counters.l2_misses);
-                continue;
+            let (envelope, left) = match answer {
+                Ok(LookupReply::Value { envelope, left, .. }) => (envelope, left),
+                Ok(_) => {
+                    count(&self.counters.l2_misses);
+                    continue;
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    continue;
+                }
             };
             if let Some(loaded) = self.decode(&envelope, &name, left) {
                 *value = Some(loaded.value.clone());
                 insertion.commit(key.clone(), self.for_l1(Fetched::found(loaded, asked)));
             }
         }
-        Ok(())
+        failure.map_or(Ok(()), Err)
     }
 
     /// Decodes an envelope of the key with this name. The value gets the remaining time to live `left`, or an unlimited

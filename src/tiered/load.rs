@@ -201,24 +201,23 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             envelope,
             ttl: *ttl,
         });
-        let filled = self.l2.fill(&fills.collect::<Vec<_>>()).await;
-        // After a failure the leases stay open, and are released. L1 may store the values, because it receives
-        // invalidations itself.
-        let Ok(filled) = filled else { return };
+        let filled = self.partitions.fill(&fills.collect::<Vec<_>>()).await;
         for ((lease, place), filled) in leases.into_iter().zip(filled) {
             match filled {
-                Some(true) => {
+                Ok(Some(true)) => {
                     fetched[place].loaded.write = write_number(&lease.head().token);
                     lease.close();
                     count(&self.counters.fills);
                 }
-                Some(false) => {
+                Ok(Some(false)) => {
                     lease.close();
                     fetched[place].outdate();
                     count(&self.counters.lost_fills);
                 }
-                // The lease stays open and is released, like after a failure of the whole call.
-                None => count(&self.counters.unstorable),
+                Ok(None) => count(&self.counters.unstorable),
+                // The lease stays open and is released, like that of a value that was refused. L1 may store the value,
+                // because it receives invalidations itself.
+                Err(_) => {}
             }
         }
     }
@@ -240,7 +239,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             load_time: loaded.load_time,
         };
         let envelope = self.codec.encode(head, &contents).and_then(|envelope| {
-            let fits = envelope.len() <= self.l2.max_value_size();
+            let fits = envelope.len() <= self.partition_of(name).l2.max_value_size();
             fits.then_some(envelope).ok_or(Unstorable::TooLarge)
         });
         match envelope {

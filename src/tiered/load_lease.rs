@@ -4,7 +4,7 @@
 //! released, so that another process loads without waiting for the lease to end.
 
 use crate::tiered::Inner;
-use crate::tiered::l2::remote::{Fill, Head, LookupRequest, RemoteError, Token};
+use crate::tiered::l2::remote::{Fill, Head, LookupRequest, Token};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -194,14 +194,22 @@ impl Releases {
 }
 
 impl<K, V> Inner<K, V> {
-    /// Releases leases in L2, without a value.
-    pub(crate) async fn release(&self, leases: &[Release]) -> Result<(), RemoteError> {
+    /// Releases leases in L2, without a value. Returns those that are released, and those for which L2 has failed.
+    pub(super) async fn release(&self, leases: Vec<Release>) -> (Vec<Release>, Vec<Release>) {
         let fills = leases.iter().map(|release| Fill {
             key: &release.key,
             token: release.token,
             envelope: &[],
             ttl: None,
         });
-        self.l2.release(&fills.collect::<Vec<_>>()).await
+        let results = self.partitions.release(&fills.collect::<Vec<_>>()).await;
+        let (mut released, mut failed) = (Vec::new(), Vec::new());
+        for (lease, result) in leases.into_iter().zip(results) {
+            match result {
+                Ok(()) => released.push(lease),
+                Err(_) => failed.push(lease),
+            }
+        }
+        (released, failed)
     }
 }

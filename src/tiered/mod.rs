@@ -14,6 +14,7 @@ mod load_lease;
 mod log;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod partition;
 mod publish;
 mod read;
 mod refresh;
@@ -43,24 +44,22 @@ use crate::schema::{RemoteKey, RemoteValue};
 use crate::single_flight::Bulkhead;
 use crate::stats::Stats;
 use crate::tiered::coherence::background::BackgroundTasks;
-use crate::tiered::coherence::invalidation_acks::InvalidationAcks;
 use crate::tiered::coherence::key_waiters::KeyWaiters;
-use crate::tiered::coherence::pending_invalidations::PendingInvalidations;
 use crate::tiered::coherence::read_lease::{ReadLease, now};
-use crate::tiered::coherence::subscriber::Proof;
-use crate::tiered::l2::circuit_breaker::CircuitBreaker;
+use crate::tiered::l2::calls::CallCounters;
 use crate::tiered::l2::codec_health::CodecHealth;
 use crate::tiered::l2::envelope::EnvelopeCodec;
 use crate::tiered::l2::remote::{Peer, Token};
 use crate::tiered::load_lease::Releases;
+use crate::tiered::partition::{Partition, Partitions};
 use crate::tiered::refresh_by_rule::RefreshThrottle;
 use crate::tiered::settings::TierSettings;
 use health::TierCounters;
-use parking_lot::Mutex;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -140,7 +139,9 @@ pub struct TieredCache<K, V> {
 /// The shared state of all handles and background tasks.
 struct Inner<K, V> {
     l1: LocalCache<K, V>,
-    l2: CircuitBreaker,
+    partitions: Partitions,
+    /// The counters of all calls to L2.
+    calls: Arc<CallCounters>,
     codec: EnvelopeCodec<K, V>,
     codec_health: CodecHealth,
     settings: TierSettings,
@@ -150,11 +151,7 @@ struct Inner<K, V> {
     tokens: AtomicU64,
     /// Granted and revoked by the subscriber.
     read_lease: ReadLease,
-    /// The state of the subscription, written by the subscriber.
-    proof: Mutex<Proof>,
     key_waiters: KeyWaiters,
-    acks: InvalidationAcks,
-    pending_invalidations: PendingInvalidations,
     releases: Releases,
     refresh_throttle: RefreshThrottle,
     bulkhead: Arc<Bulkhead>,
@@ -320,36 +317,59 @@ impl<K, V> Inner<K, V> {
 
     fn tier_stats(&self) -> TierStats {
         self.counters
-            .snapshot(self.l2.calls(), self.bulkhead.abandoned().1)
+            .snapshot(self.calls.snapshot(), self.bulkhead.abandoned().1)
+    }
+
+    /// Returns the partition of the key with this name.
+    fn partition_of(&self, name: &[u8]) -> &Partition {
+        self.partitions.of(name)
     }
 
     fn health(&self) -> Health {
-        let proof = self.proof.lock();
-        let proven = proof.since.filter(|_| self.read_lease.is_proven(now()));
-        let warnings = self.warnings(proof.not_subscribed.as_ref());
-        Health {
-            last_error: self.l2.last_error(),
-            not_subscribed: proof.not_subscribed.clone(),
-            breaker_open: self.l2.is_open(),
-            proven_for: proven.map(|since| since.elapsed()),
-            gaps: proof.gaps,
-            subscriptions: proof.subscriptions,
-            queued: self.pending_invalidations.len(),
+        let now = now();
+        let mut health = Health {
+            last_error: None,
+            not_subscribed: None,
+            breaker_open: false,
+            proven_for: self.read_lease.is_proven(now).then_some(Duration::MAX),
+            gaps: 0,
+            subscriptions: 0,
+            queued: 0,
             overdue_loads: self.bulkhead.abandoned().0,
             percent: self.settings.rollout.percent(),
             shadow: self.settings.rollout.is_shadow(),
-            warnings,
+            warnings: self.warnings(),
+        };
+        for partition in self.partitions.iter() {
+            let proof = partition.proof.lock();
+            let since = proof.since.map(|since| since.elapsed());
+            health.proven_for = health.proven_for.zip(since).map(|(a, b)| a.min(b));
+            health.not_subscribed = health
+                .not_subscribed
+                .or_else(|| proof.not_subscribed.clone());
+            health.gaps += proof.gaps;
+            health.subscriptions += proof.subscriptions;
+            drop(proof);
+            health.last_error = health.last_error.or_else(|| partition.l2.last_error());
+            health.breaker_open |= partition.l2.is_open();
+            health.queued += partition.pending_invalidations.len();
         }
+        health
     }
 
-    /// Returns the warnings about the configuration of the server, the rights of its user, and keys and values.
-    /// `not_subscribed` is the reason why there is no subscription.
-    fn warnings(&self, not_subscribed: Option<&RemoteError>) -> Vec<Warning> {
-        let mut warnings = self.l2.warnings();
-        if let Some(RemoteError::Forbidden(what)) = not_subscribed {
-            let forbidden = Warning::Forbidden(what.clone());
-            if !warnings.contains(&forbidden) {
-                warnings.push(forbidden);
+    /// Returns the warnings about the configuration of the servers, the rights of their user, and keys and values.
+    fn warnings(&self) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        for partition in self.partitions.iter() {
+            let not_subscribed = partition.proof.lock().not_subscribed.clone();
+            let missing_right = match not_subscribed {
+                Some(RemoteError::Forbidden(what)) => Some(Warning::Forbidden(what)),
+                _ => None,
+            };
+            for warning in partition.l2.warnings().into_iter().chain(missing_right) {
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
             }
         }
         warnings.extend(self.codec_warnings());

@@ -26,6 +26,7 @@ use crate::local::tier_hooks::ConditionalInsertion;
 use crate::tiered::builder::MAX_KEY_LEN;
 use crate::tiered::coherence::pending_invalidations::Pushed;
 use crate::tiered::health::count;
+use crate::tiered::l2::circuit_breaker::CircuitBreaker;
 use crate::tiered::l2::remote::{
     Head, Invalidated, LookupReply, NewValue, Peer, Position, RemoteError, Subject, Token,
     write_number,
@@ -33,8 +34,10 @@ use crate::tiered::l2::remote::{
 use crate::tiered::load::{Encoded, Fetched};
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
 use crate::tiered::log::{StateChange, log};
+use crate::tiered::partition::Partition;
 use crate::tiered::{Inner, RemoteKey, RemoteValue, key_of, name_of};
 use crate::trace::Span;
+use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::task::JoinHandle;
@@ -175,11 +178,12 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         if !self.uses_l2(name) && (is_inserted || !detects_writers()) {
             return None;
         }
-        if let Some(at) = self.l2.position().filter(|_| is_inserted) {
+        let l2 = &self.partition_of(name).l2;
+        if let Some(at) = l2.position().filter(|_| is_inserted) {
             return Some(PriorState::of_any(at));
         }
         let request = LeaseRequest::new(self, name);
-        let answers = self.l2.lookup(&[request.head_request()]).await;
+        let answers = l2.lookup(&[request.head_request()]).await;
         match answers.ok()?.pop()? {
             LookupReply::LeaseGranted { head, .. } => {
                 Some(PriorState::of_lease(request.granted(head)))
@@ -207,7 +211,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return propagation;
         }
         // The runtime shuts down, or user code has panicked, for example the `Drop` of a removed entry.
-        self.queue(subject.clone());
+        for partition in self.partitions.of_subject(&subject) {
+            self.queue(partition, subject.clone());
+        }
         self.apply(&subject);
         Propagation::Queued
     }
@@ -234,21 +240,28 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         // Step 3: publish.
         let asked = Instant::now();
         let mut value = value;
-        let Ok((published, outgoing)) = self.send(&subject, &mut value).await else {
-            // The invalidation is queued before L1 removes the old value, so that a caller that misses L1 does not ask
-            // L2.
-            self.queue(subject.clone());
-            drop(insertion);
-            self.apply(&subject);
-            return Propagation::Queued;
-        };
-        count(&self.counters.invalidations);
+        let (sent, outgoing) = self.send(&subject, &mut value).await;
+        let mut propagation = Propagation::Acknowledged;
+        let mut replies = Vec::new();
+        for (partition, result) in sent {
+            if let Ok(published) = result {
+                replies.push((partition, published));
+            } else {
+                // The invalidation is queued before L1 removes the old value, so that a caller that misses L1 does not
+                // ask L2.
+                self.queue(partition, subject.clone());
+                propagation = Propagation::Queued;
+            }
+        }
+        if !replies.is_empty() {
+            count(&self.counters.invalidations);
+        }
 
         // Step 4: apply locally.
-        let mut propagation = Propagation::Acknowledged;
         let mut stored = false;
-        if let (Some(key), Some(insertion), Some(mut new), Some(outgoing)) =
-            (key, insertion, value, outgoing)
+        // A change of a key concerns one partition.
+        if let (Some(key), Some(insertion), Some(mut new), Some(outgoing), [(_, published)]) =
+            (key, insertion, value, outgoing, &*replies)
         {
             if published.stored {
                 new.loaded.write = outgoing.write;
@@ -258,36 +271,61 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 propagation = Propagation::NotShared;
             }
             let stays_local = new.is_inserted && (outgoing.is_local || !is_shareable);
-            stored = self.store_published(key, insertion, new, &published, stays_local, asked);
+            stored = self.store_published(key, insertion, new, published, stays_local, asked);
         }
         self.apply_published(&subject, stored);
 
         // Step 5: await acknowledgements.
-        self.await_acknowledgements(published).await;
+        let replies = replies.into_iter();
+        join_all(replies.map(|(partition, reply)| self.await_acknowledgements(partition, reply)))
+            .await;
         propagation
     }
 
-    /// Sends a change to L2. If the value of an insertion is not stored, because everything or one of its tags was
-    /// invalidated after the position that this process knew, sends it again.
-    async fn send(
-        &self,
+    /// Sends a change to the partitions that it concerns, and returns the reply of each.
+    async fn send<'a>(
+        &'a self,
         subject: &Subject,
         value: &mut Option<NewEntry<K, V>>,
-    ) -> Result<(Invalidated, Option<Outgoing>), RemoteError> {
-        let (Subject::Key(name), Some(new)) = (subject, value) else {
-            return Ok((self.l2.invalidate(subject, None).await?, None));
-        };
+    ) -> (
+        Vec<(&'a Partition, Result<Invalidated, RemoteError>)>,
+        Option<Outgoing>,
+    ) {
+        if let (Subject::Key(name), Some(new)) = (subject, value) {
+            let partition = self.partition_of(name);
+            let (result, outgoing) = self.send_value(&partition.l2, subject, name, new).await;
+            return (vec![(partition, result)], Some(outgoing));
+        }
+        let partitions = self.partitions.of_subject(subject).iter();
+        let calls = partitions.map(|partition| async move {
+            (partition, partition.l2.invalidate(subject, None).await)
+        });
+        (join_all(calls).await, None)
+    }
+
+    /// Sends a new value. If that of an insertion is not stored, because everything or one of its tags was invalidated
+    /// after the position that this process knew, sends it again.
+    async fn send_value(
+        &self,
+        l2: &CircuitBreaker,
+        subject: &Subject,
+        name: &[u8],
+        new: &mut NewEntry<K, V>,
+    ) -> (Result<Invalidated, RemoteError>, Outgoing) {
         let mut attempts = 0;
         loop {
             let outgoing = self.outgoing(name, new);
             let sent = outgoing.value.as_ref();
-            let published = self.l2.invalidate(subject, sent).await?;
+            let published = match l2.invalidate(subject, sent).await {
+                Ok(published) => published,
+                failed => return (failed, outgoing),
+            };
             attempts += 1;
             let is_outdated = !published.stored
                 && !published.is_refused
                 && sent.is_some_and(|sent| sent.expected.is_none() && !sent.envelope.is_empty());
             if !is_outdated || attempts == MAX_INSERT_ATTEMPTS {
-                return Ok((published, Some(outgoing)));
+                return (Ok(published), outgoing);
             }
             new.prior = Some(PriorState::of_any(published.position));
         }
@@ -331,10 +369,15 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
     }
 
-    pub(super) async fn await_acknowledgements(&self, published: Invalidated) {
+    /// Waits until the readers of a partition have applied a change.
+    pub(super) async fn await_acknowledgements(
+        &self,
+        partition: &Partition,
+        published: Invalidated,
+    ) {
         let mut readers = published.readers;
         readers.retain(|(peer, _)| self.awaits(*peer));
-        self.acks.wait(published.position, &readers).await;
+        partition.acks.wait(published.position, &readers).await;
     }
 
     /// Checks whether a change waits for the acknowledgement of this reader, or for the end of its read lease.
@@ -350,10 +393,10 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
     }
 
-    /// Queues an invalidation until L2 answers.
-    fn queue(&self, subject: Subject) {
+    /// Queues an invalidation of a partition until L2 answers.
+    fn queue(&self, partition: &Partition, subject: Subject) {
         count(&self.counters.deferred);
-        match self.pending_invalidations.push(subject) {
+        match partition.pending_invalidations.push(subject) {
             Pushed::First => log(self.name(), &StateChange::Queued),
             Pushed::Overflowed => {
                 count(&self.counters.overflows);

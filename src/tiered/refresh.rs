@@ -163,6 +163,11 @@ fn refresh_lease_name(name: &[u8]) -> Box<[u8]> {
     [&[REFRESH_LEASE], name].concat().into()
 }
 
+/// Returns the name of the key whose refresh lease has this name, or `None` if it is not the name of a refresh lease.
+pub(super) fn key_of_refresh_lease(name: &[u8]) -> Option<&[u8]> {
+    name.strip_prefix(&[REFRESH_LEASE])
+}
+
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// Loads a value that the application wants to be refreshed, and publishes it.
     pub(super) async fn refresh<Q, F>(
@@ -198,7 +203,10 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             .await;
         unfinished.disarm();
         if let Some(reply) = publication.reply.into_inner() {
-            self.await_acknowledgements(reply).await;
+            if let Some(name) = self.key_name(&key.to_key()) {
+                self.await_acknowledgements(self.partition_of(&name), reply)
+                    .await;
+            }
         }
         result
     }
@@ -333,6 +341,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let subject = Subject::Key(name.clone());
         // After a failure L1 may store the value, because it receives invalidations itself.
         let published = self
+            .partition_of(&name)
             .l2
             .invalidate(&subject, outgoing.value.as_ref())
             .await
@@ -362,7 +371,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let request = LeaseRequest::new(self, name);
         let requests = [lease.request_in_order(), request.request_in_order()];
         let asked = Instant::now();
-        let answers = self.l2.lookup(&requests).await.ok();
+        let answers = self.partition_of(name).l2.lookup(&requests).await.ok();
         let answers = answers.and_then(|answers| <[LookupReply; 2]>::try_from(answers).ok());
         let Some([lease_answer, answer]) = answers else {
             return RefreshAnswer::L2Unavailable;

@@ -98,9 +98,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let requests = differ
             .iter()
             .map(|(_, name, _)| LookupRequest::without_load(name));
-        let answers = self.l2.lookup(&requests.collect::<Vec<_>>()).await;
-        for ((key, _, shadow), answer) in differ.iter().zip(answers.unwrap_or_default()) {
-            let LookupReply::Value { envelope, .. } = answer else {
+        let answers = self.partitions.lookup(&requests.collect::<Vec<_>>()).await;
+        for ((key, _, shadow), answer) in differ.iter().zip(answers) {
+            let Ok(LookupReply::Value { envelope, .. }) = answer else {
                 continue;
             };
             let now = self.codec.decode(&envelope, key).ok();

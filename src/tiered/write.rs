@@ -115,7 +115,9 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// The future may be dropped at any time.
     pub async fn flush(&self) {
-        self.inner.pending_invalidations.emptied().await;
+        for partition in self.inner.partitions.iter() {
+            partition.pending_invalidations.emptied().await;
+        }
     }
 
     /// Inserts a value into L1 and Redis, and invalidates the old value in all other processes.

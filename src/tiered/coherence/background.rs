@@ -5,6 +5,7 @@ use crate::tiered::health::{Warning, count};
 use crate::tiered::l2::remote::RemoteError;
 use crate::tiered::load_lease::Release;
 use crate::tiered::log::{StateChange, log};
+use crate::tiered::partition::Partition;
 use crate::tiered::{Inner, RemoteKey, RemoteValue};
 use futures_util::future::join_all;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// The background tasks of a cache. They end when this is dropped, with the last handle of the cache.
 pub(crate) struct BackgroundTasks {
-    tasks: [JoinHandle<()>; 3],
+    tasks: Vec<JoinHandle<()>>,
     sign_off: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -22,12 +23,13 @@ impl BackgroundTasks {
     /// Starts the tasks, in the runtime in which the cache is built.
     pub(crate) fn start<K: RemoteKey, V: RemoteValue>(inner: &Arc<Inner<K, V>>) -> Self {
         let cache = Arc::clone(inner);
+        let mut tasks = vec![inner.spawn(maintain(Arc::clone(inner)))];
+        for number in inner.partitions.numbers() {
+            tasks.push(inner.spawn(Subscriber::new(inner, number).run()));
+            tasks.push(inner.spawn(send_pending(Arc::clone(inner), number)));
+        }
         Self {
-            tasks: [
-                inner.spawn(Subscriber::new(inner).run()),
-                inner.spawn(send_pending(Arc::clone(inner))),
-                inner.spawn(maintain(Arc::clone(inner))),
-            ],
+            tasks,
             sign_off: Box::new(move || drop(cache.spawn(sign_off(Arc::clone(&cache))))),
         }
     }
@@ -45,10 +47,11 @@ impl Drop for BackgroundTasks {
 /// Ends the read lease and releases queued load leases, so that no other process waits for this one.
 async fn sign_off<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>) {
     // After a failure the leases end by their time.
-    let _ = inner.l2.renew(0, Duration::ZERO).await;
+    let partitions = inner.partitions.iter();
+    join_all(partitions.map(|partition| partition.l2.renew(0, Duration::ZERO))).await;
     loop {
         let leases = inner.releases.take();
-        if leases.is_empty() || inner.release(&leases).await.is_err() {
+        if leases.is_empty() || !inner.release(leases).await.1.is_empty() {
             return;
         }
     }
@@ -57,9 +60,13 @@ async fn sign_off<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>) {
 /// The maximum number of pending invalidations that are sent at one time.
 const SEND_BATCH: usize = 64;
 
-/// Sends pending invalidations whenever L2 answers.
-async fn send_pending<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>) {
-    let pending = &inner.pending_invalidations;
+/// Sends the pending invalidations of a partition whenever L2 answers.
+async fn send_pending<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>, number: usize) {
+    let Partition {
+        l2,
+        pending_invalidations: pending,
+        ..
+    } = &inner.partitions[number];
     loop {
         let batch = pending.oldest(SEND_BATCH);
         if batch.is_empty() {
@@ -69,7 +76,7 @@ async fn send_pending<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>) {
         let sending = batch.into_iter().map(|(number, subject)| {
             let inner = &inner;
             async move {
-                let published = inner.l2.invalidate(&subject, None).await;
+                let published = l2.invalidate(&subject, None).await;
                 match &published {
                     Ok(_) => {
                         count(&inner.counters.invalidations);
@@ -105,7 +112,9 @@ async fn maintain<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>) {
             () = inner.releases.pushed() => {}
             _ = heartbeats.tick() => {
                 logged.log_changes(&inner);
-                inner.l2.probe(inner.settings.registration()).await;
+                let partitions = inner.partitions.iter();
+                let registration = inner.settings.registration();
+                join_all(partitions.map(|partition| partition.l2.probe(registration))).await;
                 later.drain(..).for_each(|release| inner.releases.put_back(release));
             }
         }
@@ -114,11 +123,12 @@ async fn maintain<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>) {
             if releases.is_empty() {
                 break;
             }
-            if inner.release(&releases).await.is_err() {
-                later.extend(releases);
+            let (released, failed) = inner.release(releases).await;
+            later.extend(released.into_iter().filter_map(Release::repeat));
+            if !failed.is_empty() {
+                later.extend(failed);
                 break;
             }
-            later.extend(releases.into_iter().filter_map(Release::repeat));
         }
     }
 }
@@ -144,9 +154,7 @@ impl LoggedState {
             let (percent, shadow) = rollout;
             log(inner.name(), &StateChange::Rollout { percent, shadow });
         }
-        let not_subscribed = inner.proof.lock().not_subscribed.clone();
-        let warnings = inner.warnings(not_subscribed.as_ref());
-        let before = std::mem::replace(&mut self.warnings, warnings);
+        let before = std::mem::replace(&mut self.warnings, inner.warnings());
         for warning in absent_in(&before, &self.warnings) {
             log(inner.name(), &StateChange::Warned(warning));
         }

@@ -7,6 +7,7 @@ use crate::tiered::coherence::read_lease::now;
 use crate::tiered::health::count;
 use crate::tiered::l2::remote::{Message, Messages, NO_PEER, Peer, RemoteError};
 use crate::tiered::log::{StateChange, log};
+use crate::tiered::partition::Partition;
 use crate::tiered::{Inner, RemoteKey, RemoteValue};
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -44,9 +45,11 @@ pub(crate) struct Proof {
     pub(crate) subscriptions: u64,
 }
 
-/// The task that receives invalidations, applies them to L1, and renews the read lease.
+/// The task that receives the invalidations of a partition, applies them to L1, and renews the read lease.
 pub(crate) struct Subscriber<K, V> {
     inner: Arc<Inner<K, V>>,
+    /// The number of the partition.
+    number: usize,
     events: EventSequence,
     /// The senders of the events since the last acknowledgement.
     senders: HashSet<Peer>,
@@ -61,15 +64,21 @@ struct LoggedState {
 }
 
 impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
-    pub(crate) fn new(inner: &Arc<Inner<K, V>>) -> Self {
+    /// Creates the subscriber of the partition with this number.
+    pub(crate) fn new(inner: &Arc<Inner<K, V>>, number: usize) -> Self {
         // Shorter by 2 % than on the server, whose clock may be faster.
         let read_lease = saturating_nanos(inner.settings.read_lease() / 50 * 49);
         Self {
             inner: Arc::clone(inner),
+            number,
             events: EventSequence::new(inner.me, read_lease),
             senders: HashSet::new(),
             logged: LoggedState::default(),
         }
+    }
+
+    fn partition(&self) -> &Partition {
+        &self.inner.partitions[self.number]
     }
 
     /// Subscribes, again after each loss of the connection, and receives messages.
@@ -78,9 +87,9 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             retry.tick().await;
-            let error = match self.inner.l2.subscribe().await {
+            let error = match self.partition().l2.subscribe().await {
                 Ok(messages) => {
-                    self.inner.proof.lock().subscriptions += 1;
+                    self.partition().proof.lock().subscriptions += 1;
                     self.logged.subscribed = Some(true);
                     log(self.inner.name(), &StateChange::Subscribed);
                     self.events.resubscribe();
@@ -93,7 +102,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
             if self.logged.subscribed.replace(false) != Some(false) {
                 log(self.inner.name(), &StateChange::NotSubscribed(&error));
             }
-            self.inner.proof.lock().not_subscribed = Some(error);
+            self.partition().proof.lock().not_subscribed = Some(error);
             self.check();
         }
     }
@@ -101,7 +110,9 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
     /// Calls L2 in the background, so that a cache without requests detects an outage too.
     fn check(&self) {
         let inner = Arc::clone(&self.inner);
-        self.inner.spawn(async move { inner.l2.check().await });
+        let number = self.number;
+        self.inner
+            .spawn(async move { inner.partitions[number].l2.check().await });
     }
 
     /// Logs whether invalidations are proven to arrive, if that has changed.
@@ -119,7 +130,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
 
     fn revoke_lease(&mut self) {
         self.inner.read_lease.revoke();
-        self.inner.proof.lock().since = None;
+        self.partition().proof.lock().since = None;
         self.log_proof();
         // Callers that wait for another process have to poll from now on.
         self.inner.key_waiters.wake_all();
@@ -161,9 +172,10 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
     /// message.
     fn request_lease(&mut self, now: u64) {
         let inner = Arc::clone(&self.inner);
-        let nonce = self.events.request_lease(now);
+        let (nonce, number) = (self.events.request_lease(now), self.number);
         self.inner.spawn(async move {
-            let _ = inner.l2.renew(nonce, inner.settings.registration()).await;
+            let l2 = &inner.partitions[number].l2;
+            let _ = l2.renew(nonce, inner.settings.registration()).await;
         });
     }
 
@@ -179,7 +191,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
     fn receive(&mut self, message: &Message) {
         let inner = &self.inner;
         match message {
-            Message::Acknowledgement { by, at } => inner.acks.record(*by, *at),
+            Message::Acknowledgement { by, at } => self.partition().acks.record(*by, *at),
             Message::LoadEnded(key) => inner.key_waiters.wake(key),
             Message::Event { .. } | Message::Heartbeat { .. } | Message::Malformed => {}
         }
@@ -196,7 +208,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
             }
             Effect::InvalidateAll { lease_until } => self.invalidate_all(lease_until),
             Effect::RenewLease { until } => {
-                let mut proof = inner.proof.lock();
+                let mut proof = self.partition().proof.lock();
                 if proof.since.is_none() || !inner.read_lease.is_proven(now()) {
                     proof.since = Some(Instant::now());
                 }
@@ -215,7 +227,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         // The lease is granted after the invalidation, so a reader that sees the lease sees the invalidation.
         inner.l1.invalidate_all_entries();
         inner.key_waiters.wake_all();
-        let mut proof = inner.proof.lock();
+        let mut proof = self.partition().proof.lock();
         let gaps = std::mem::replace(&mut proof.gaps, self.events.gaps);
         proof.since = lease_until.map(|_| Instant::now());
         proof.not_subscribed = None;
@@ -237,10 +249,13 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
             return;
         };
         if !senders.is_empty() {
-            let inner = Arc::clone(&self.inner);
+            let (inner, number) = (Arc::clone(&self.inner), self.number);
             self.inner.spawn(async move {
                 // After a failure the senders wait until this process's read lease ends.
-                let _ = inner.l2.acknowledge(&senders, position).await;
+                let _ = inner.partitions[number]
+                    .l2
+                    .acknowledge(&senders, position)
+                    .await;
             });
         }
     }

@@ -4,7 +4,7 @@
 //! deadline: the [background tasks](crate::tiered::coherence::background) probe.
 
 use crate::tiered::health::Warning;
-use crate::tiered::l2::calls::{CallCounters, L2Calls, Operation};
+use crate::tiered::l2::calls::{CallCounters, Operation};
 use crate::tiered::l2::remote::{
     Fill, Invalidated, LookupReply, LookupRequest, Messages, NewValue, Peer, Position, Remote,
     RemoteError, RemoteFuture, Subject,
@@ -14,6 +14,7 @@ use crate::trace::Span;
 use parking_lot::Mutex;
 use recloser::{AsyncRecloser, Error, Recloser};
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::task::coop::consume_budget;
@@ -43,7 +44,7 @@ pub(crate) struct CircuitBreaker {
     recloser: AsyncRecloser,
     /// `true` while the circuit is open or half open.
     open: AtomicBool,
-    calls: CallCounters,
+    calls: Arc<CallCounters>,
     last_error: Mutex<Option<RemoteError>>,
     missing_rights: Mutex<MissingRights>,
     remote: Box<dyn Remote>,
@@ -71,7 +72,8 @@ impl MissingRights {
 }
 
 impl CircuitBreaker {
-    pub(crate) fn new(name: String, remote: Box<dyn Remote>) -> Self {
+    /// Creates a closed breaker for the cache of this name, which counts its calls in `calls`.
+    pub(crate) fn new(name: String, calls: Arc<CallCounters>, remote: Box<dyn Remote>) -> Self {
         let recloser = Recloser::custom()
             .closed_len(CLOSED_LEN)
             .error_rate(ERROR_RATE)
@@ -82,7 +84,7 @@ impl CircuitBreaker {
             name,
             recloser: recloser.into(),
             open: AtomicBool::new(false),
-            calls: CallCounters::default(),
+            calls,
             last_error: Mutex::new(None),
             missing_rights: Mutex::default(),
             remote,
@@ -91,11 +93,6 @@ impl CircuitBreaker {
 
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Relaxed)
-    }
-
-    /// Returns counts of the calls to L2. Calls that the open circuit refused are not counted.
-    pub(crate) fn calls(&self) -> L2Calls {
-        self.calls.snapshot()
     }
 
     /// Returns the error of the last call, or `None` if it succeeded.
@@ -321,7 +318,7 @@ mod tests {
 
     #[tokio::test]
     async fn call_that_began_before_the_circuit_opened_does_not_close_it() {
-        let breaker = CircuitBreaker::new("test".into(), Box::new(Nothing));
+        let breaker = CircuitBreaker::new("test".into(), Arc::default(), Box::new(Nothing));
         let (end, ends) = watch::channel(false);
         let slow = |mut ends: watch::Receiver<bool>| {
             let ended = async move { ends.wait_for(|ended| *ended).await.map(drop) };
@@ -340,19 +337,19 @@ mod tests {
         let (results, ()) = tokio::join!(slow, outage);
         assert!(results.iter().all(Result::is_ok));
         assert!(breaker.is_open() && breaker.last_error().is_some());
-        let calls = breaker.calls();
+        let calls = breaker.calls.snapshot();
         assert_eq!((calls.lookup.times.count(), calls.lookup.failures), (10, 0));
         assert_eq!(calls.fill.times.count(), calls.fill.failures);
     }
 
     #[tokio::test]
     async fn call_whose_caller_is_dropped_is_counted() {
-        let breaker = CircuitBreaker::new("test".into(), Box::new(Nothing));
+        let breaker = CircuitBreaker::new("test".into(), Arc::default(), Box::new(Nothing));
         let never = std::future::pending::<Result<(), RemoteError>>();
         let call = breaker.call(Operation::Lookup, never);
         let most = Duration::from_millis(20);
         assert!(tokio::time::timeout(most, call).await.is_err());
-        let calls = breaker.calls();
+        let calls = breaker.calls.snapshot();
         assert_eq!((calls.lookup.times.count(), calls.lookup.failures), (1, 0));
         assert!(calls.lookup.times.total() >= most);
     }

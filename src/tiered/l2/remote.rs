@@ -84,6 +84,7 @@ impl fmt::Display for Unreadable {
 }
 
 /// A request for the value of a key.
+#[derive(Clone, Copy)]
 pub(crate) struct LookupRequest<'a> {
     pub(crate) key: &'a [u8],
     /// The token of the lease that the caller requests if there is no value. `None` if the caller does not load.
@@ -131,6 +132,7 @@ pub(crate) enum LookupReply {
 }
 
 /// A value for L2 from the holder of a load lease or a refresh lease, or the release of a load lease without a value.
+#[derive(Clone, Copy)]
 pub(crate) struct Fill<'a> {
     pub(crate) key: &'a [u8],
     /// The token of the lease, or that of the value that is replaced.
