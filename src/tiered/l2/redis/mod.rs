@@ -16,6 +16,7 @@ mod invalidation;
 mod link;
 mod longest_deadline;
 mod messages;
+mod names;
 mod namespace_state;
 mod plain_read;
 mod primary_resolver;
@@ -49,6 +50,7 @@ use crate::tiered::l2::redis::expected_size::ExpectedSize;
 use crate::tiered::l2::redis::invalidation::BatchedInvalidation;
 use crate::tiered::l2::redis::link::Link;
 use crate::tiered::l2::redis::longest_deadline::IncludedDeadline;
+use crate::tiered::l2::redis::names::{Names, PartitionId};
 use crate::tiered::l2::redis::plain_read::PlainReads;
 use crate::tiered::l2::redis::renewal::Upkeep;
 use crate::tiered::l2::redis::round_trip::{PriorityClass, RoundTrip};
@@ -167,55 +169,6 @@ pub(crate) struct RedisSettings {
     pub(crate) shared_settings: String,
 }
 
-/// The names of a namespace's keys and channels.
-struct Names {
-    /// The key of the state, which `state.lua` describes.
-    state: String,
-    /// The key of the set of readers.
-    readers: String,
-    /// The key of the cells of invalidated tags.
-    tags: String,
-    /// The key of the settings with which the namespace is used.
-    settings: String,
-    /// The key that is written for replicas to confirm.
-    mark: String,
-    /// The channel of events.
-    events: String,
-    /// The beginning of all names of keys.
-    base: String,
-    /// The beginning of the names of channels.
-    channel: String,
-}
-
-impl Names {
-    /// Creates the names. The names of channels contain the database, because channels belong to the server,
-    /// while keys belong to a database.
-    fn new(namespace: &str, database: i64) -> Self {
-        // The braces put all keys into one slot of a cluster.
-        let base = format!("hotset:{{{namespace}}}");
-        Self {
-            state: format!("{base}:state"),
-            readers: format!("{base}:readers"),
-            tags: format!("{base}:tags"),
-            settings: format!("{base}:settings"),
-            mark: format!("{base}:mark"),
-            channel: format!("{base}:{database}"),
-            events: format!("{base}:{database}:events"),
-            base,
-        }
-    }
-
-    /// Returns the name of the entry of a key.
-    fn entry(&self, key: &[u8]) -> Vec<u8> {
-        [self.base.as_bytes(), b":e:", key].concat()
-    }
-
-    /// Returns the name of the channel that only `peer` subscribes to.
-    fn peer_channel(&self, peer: Peer) -> String {
-        format!("{}:to:{peer:016x}", self.channel)
-    }
-}
-
 impl Redis {
     /// Creates the access of the cache `own_id` to a namespace, over the connections of a hub.
     pub(crate) fn new(
@@ -224,7 +177,7 @@ impl Redis {
         own_id: Peer,
         settings: RedisSettings,
     ) -> Self {
-        let names = Names::new(namespace, hub.url.database());
+        let names = Names::new(namespace, PartitionId::ONLY, hub.url.database());
         let link = hub.link(&names.state, settings.replicas);
         let limits = TimeLimits {
             deadline: settings.deadline,
