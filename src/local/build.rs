@@ -38,7 +38,7 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
         let shards = shards.max(min_shards(builder.capacity));
         let time_to_idle = settings.time_to_idle.map(saturating_nanos);
         let refresh_rules = settings.refresh_rules();
-        let tags = Tags::new();
+        let tags = Tags::new(settings.partition_count());
         let small_queue_share = Arc::default();
         let cell = |index| {
             let setup = Setup {
@@ -51,7 +51,7 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
                 grace: settings.grace(),
                 has_read_times: settings.tracks_ages,
                 tag_epoch: tags.shared_epoch(),
-                min_live_epoch: settings.is_l1.then(|| tags.shared_min_live_epoch()),
+                min_live: settings.is_l1.then(|| tags.shared_min_live()),
             };
             let policy = AnyPolicy::new(builder.policy, &small_queue_share, index, shards);
             ShardCell {

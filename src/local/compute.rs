@@ -380,6 +380,7 @@ where
             age: 0,
             write: 0,
             epoch,
+            partition: 0,
             tags,
             replaced_tags,
             deadline: replaced.latest_deadline,

@@ -252,7 +252,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         location: &KeyLocation<'_, K, V>,
         key: K,
         loaded: Loaded<V>,
-        provenance: Provenance,
+        mut provenance: Provenance,
         mut leader: Option<&mut Leader<'_, K, V>>,
         removals: &mut Removals<'_, K, V>,
     ) -> Result<(), Outdated> {
@@ -284,6 +284,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             let counts = is_cacheable && !is_kept_elsewhere;
             return self.refuse(location, &key, counts, leader, removals);
         }
+        provenance.partition = inner.settings.partition_of(&key);
         // Declared before the lock is acquired, so that it is dropped after the release even if `Eq` panics.
         let mut new = NewEntry {
             hash: location.hash,

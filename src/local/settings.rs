@@ -16,6 +16,14 @@ pub(crate) type Weigher<K, V> = dyn Fn(&K, &V) -> u64 + Send + Sync;
 /// A function that returns the time to live of an entry, or `None` for that of the cache.
 pub(crate) type ExpireAfter<K, V> = dyn Fn(&K, &V) -> Option<Duration> + Send + Sync;
 
+/// The partitions of keys. Entries of one partition can be invalidated in one step.
+pub(crate) struct KeyPartitions<K> {
+    /// The number of partitions.
+    pub(crate) count: u16,
+    /// Returns the number of a key's partition, which is less than `count`.
+    pub(crate) of: Box<dyn Fn(&K) -> u16 + Send + Sync>,
+}
+
 /// The settings that a cache needs after it is built.
 pub(crate) struct Settings<K, V> {
     pub(crate) name: Option<String>,
@@ -35,6 +43,8 @@ pub(crate) struct Settings<K, V> {
     pub(crate) tracks_ages: bool,
     /// `true` if the cache is the L1 of a tiered cache, which can invalidate all of its entries in one step.
     pub(crate) is_l1: bool,
+    /// The partitions of the keys of an L1, if there are several.
+    pub(crate) partitions: Option<KeyPartitions<K>>,
     pub(crate) weigher: Option<Box<Weigher<K, V>>>,
     pub(crate) expire_after: Option<Box<ExpireAfter<K, V>>>,
     pub(crate) listener: Option<Box<Listener<K, V>>>,
@@ -59,10 +69,24 @@ impl<K, V> Settings<K, V> {
             ttl_jitter: None,
             tracks_ages: cfg!(feature = "metrics"),
             is_l1: false,
+            partitions: None,
             weigher: None,
             expire_after: None,
             listener: None,
         }
+    }
+
+    /// Returns the number of partitions of the keys.
+    pub(super) fn partition_count(&self) -> u16 {
+        self.partitions
+            .as_ref()
+            .map_or(1, |partitions| partitions.count)
+    }
+
+    /// Returns the partition of a key. It may serialize the key, so no lock is held.
+    pub(super) fn partition_of(&self, key: &K) -> u16 {
+        let partitions = self.partitions.as_ref();
+        partitions.map_or(0, |partitions| (partitions.of)(key))
     }
 
     /// Returns the deadline of an entry that is stored at `now`. Without a `ttl`, the cache's time to live applies.

@@ -5,9 +5,11 @@
 //! an entry with tags compares the two. A load records its epoch when it begins, before it is known which tags it
 //! returns.
 //!
-//! The L1 of a tiered cache also has a *minimum live epoch*: an entry of an older epoch is dead, with or without tags.
+//! The L1 of a tiered cache also has a *minimum live epoch* for each partition: an entry of an older epoch is dead, with
+//! or without tags.
 
 use crate::local::DefaultHasher;
+use crate::local::shard::epoch_column::MinLiveEpochs;
 use crate::storage::allocated::{AllocatedBytes, arc_bytes};
 use hashbrown::HashMap;
 use parking_lot::{Mutex, MutexGuard};
@@ -28,7 +30,7 @@ struct Tag {
 /// The tags of a cache.
 pub(crate) struct Tags {
     epoch: Arc<AtomicU64>,
-    min_live_epoch: Arc<AtomicU64>,
+    min_live: Arc<MinLiveEpochs>,
     known: Mutex<KnownTags>,
 }
 
@@ -48,11 +50,11 @@ struct KnownTags {
 const MIN_CLEANUP_LEN: usize = 64;
 
 impl Tags {
-    /// Creates an empty set of tags, in epoch 0.
-    pub(crate) fn new() -> Self {
+    /// Creates an empty set of tags, in epoch 0, for a cache with this number of partitions.
+    pub(crate) fn new(partitions: u16) -> Self {
         Self {
             epoch: Arc::default(),
-            min_live_epoch: Arc::default(),
+            min_live: Arc::new(MinLiveEpochs::new(partitions)),
             known: Mutex::new(KnownTags {
                 by_name: HashMap::default(),
                 tag_bytes: 0,
@@ -73,9 +75,9 @@ impl Tags {
         Arc::clone(&self.epoch)
     }
 
-    /// Returns the variable of the minimum live epoch, for the shards.
-    pub(crate) fn shared_min_live_epoch(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.min_live_epoch)
+    /// Returns the minimum live epochs, for the shards.
+    pub(crate) fn shared_min_live(&self) -> Arc<MinLiveEpochs> {
+        Arc::clone(&self.min_live)
     }
 
     /// Returns the tags of an entry whose load began in `epoch`, or `None` if there are no names.
@@ -95,26 +97,35 @@ impl Tags {
             Some(tag) => Arc::clone(tag),
             None => known.get_or_add(&Arc::from(name)),
         };
-        self.raise_epoch(&tag.invalidated, &known);
+        self.raise_epoch(|epoch| tag.invalidated.store(epoch, Relaxed), &known);
     }
 
-    /// Invalidates all entries, in a cache whose shards have a minimum live epoch.
+    /// Invalidates all entries, in a cache whose shards have minimum live epochs.
     #[cfg(feature = "redis")]
     pub(crate) fn invalidate_all(&self) {
-        self.raise_epoch(&self.min_live_epoch, &self.known.lock());
+        self.raise_epoch(|epoch| self.min_live.raise_all(epoch), &self.known.lock());
+    }
+
+    /// Invalidates the entries of one partition, like [`invalidate_all`](Self::invalidate_all).
+    #[cfg(feature = "redis")]
+    pub(crate) fn invalidate_partition(&self, partition: u16) {
+        self.raise_epoch(
+            |epoch| self.min_live.raise(partition, epoch),
+            &self.known.lock(),
+        );
     }
 
     /// Begins an epoch without an invalidation, so that later loads are distinguished from earlier ones.
     #[cfg(feature = "redis")]
     pub(crate) fn begin_epoch(&self) {
-        self.raise_epoch(&AtomicU64::new(0), &self.known.lock());
+        self.raise_epoch(|_| {}, &self.known.lock());
     }
 
-    /// Begins an epoch and stores it in `target`. The lock is held, so that epochs rise. A thread that sees the new
-    /// epoch also sees the store.
-    fn raise_epoch(&self, target: &AtomicU64, _: &MutexGuard<'_, KnownTags>) {
+    /// Begins an epoch and calls `store` with it. The lock is held, so that epochs rise. A thread that sees the new
+    /// epoch also sees what `store` has stored.
+    fn raise_epoch(&self, store: impl FnOnce(u64), _: &MutexGuard<'_, KnownTags>) {
         let epoch = self.epoch.load(Relaxed) + 1;
-        target.store(epoch, Relaxed);
+        store(epoch);
         self.epoch.store(epoch, Release);
     }
 }
@@ -160,7 +171,7 @@ fn tag_bytes(name: &str) -> usize {
 
 impl AllocatedBytes for Tags {
     fn allocated_bytes(&self) -> usize {
-        let epochs = 2 * arc_bytes(Layout::new::<AtomicU64>());
+        let epochs = arc_bytes(Layout::new::<AtomicU64>()) + self.min_live.allocated_bytes();
         let known = self.known.lock();
         epochs + known.by_name.allocated_bytes() + known.tag_bytes
     }
@@ -205,7 +216,7 @@ mod tests {
 
     #[test]
     fn invalidation_makes_entries_outdated_whose_load_began_before_it() {
-        let tags = Tags::new();
+        let tags = Tags::new(1);
         let early = tags.epoch();
         let entry = tags.entry_tags(&names(&["a", "b"]), early).unwrap();
         let other = tags.entry_tags(&names(&["c"]), early).unwrap();
@@ -223,7 +234,7 @@ mod tests {
 
     #[test]
     fn known_tags_are_bounded_and_early_loads_of_removed_tags_are_outdated() {
-        let tags = Tags::new();
+        let tags = Tags::new(1);
         let used = tags.entry_tags(&names(&["used"]), tags.epoch()).unwrap();
         let early = tags.epoch();
         for n in 0..10_000 {

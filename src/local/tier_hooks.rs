@@ -74,6 +74,14 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         self.inner.tags.invalidate_all();
     }
 
+    /// Invalidates the entries of one partition, like [`invalidate_all_entries`](Self::invalidate_all_entries). Later
+    /// callers do not wait for loads of any partition.
+    #[allow(dead_code)] // TODO
+    pub(crate) fn invalidate_partition(&self, partition: u16) {
+        debug_assert!(self.inner.settings.is_l1);
+        self.inner.tags.invalidate_partition(partition);
+    }
+
     /// Begins an epoch. Later callers do not wait for loads that are in flight now.
     pub(crate) fn begin_epoch(&self) {
         self.inner.tags.begin_epoch();

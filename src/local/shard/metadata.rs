@@ -7,7 +7,7 @@
 use crate::clock::Nanos;
 use crate::local::load::refresh::{RefreshRules, RefreshTimes};
 use crate::local::removal::Retired;
-use crate::local::shard::epoch_column::EpochColumn;
+use crate::local::shard::epoch_column::{EpochColumn, MinLiveEpochs};
 use crate::local::shard::tag_column::TagColumn;
 use crate::local::tags::EntryTags;
 use crate::storage::allocated::AllocatedBytes;
@@ -56,6 +56,8 @@ pub(crate) struct Provenance {
     pub(crate) write: u64,
     /// The epoch in which the load began.
     pub(crate) epoch: u64,
+    /// The number of the key's partition.
+    pub(crate) partition: u16,
     pub(crate) tags: Option<Box<EntryTags>>,
     /// The tags of the entry that the value was computed from, if `tags` differ from them. If one of them is
     /// invalidated, the value is outdated.
@@ -125,13 +127,13 @@ fn any_column<T: Default + 'static>(column: &mut Option<Column<T>>) -> Option<&m
 
 impl MetadataTable {
     /// Creates the table of a shard without entries.
-    pub(crate) fn new(columns: ColumnSet, min_live_epoch: Option<Arc<AtomicU64>>) -> Self {
+    pub(crate) fn new(columns: ColumnSet, min_live: Option<Arc<MinLiveEpochs>>) -> Self {
         Self {
             time_to_idle: columns.time_to_idle.unwrap_or_default(),
             latest_deadlines: columns.time_to_idle.map(|_| Column::new()),
             tags: TagColumn::default(),
             refreshes: columns.refresh_rules.map(RefreshTimes::new),
-            epochs: min_live_epoch.map(EpochColumn::new),
+            epochs: min_live.map(EpochColumn::new),
             weights: columns.weights.then(Column::new),
             explicit_weights: columns.weights.then(Column::new),
             total_weight: 0,
@@ -192,7 +194,7 @@ impl MetadataTable {
         }
         self.write_weight(slot, weight, is_explicit_weight);
         if let Some(epochs) = &mut self.epochs {
-            epochs.put(slot, provenance.epoch);
+            epochs.put(slot, provenance.partition, provenance.epoch);
         }
         self.tags.put(slot, provenance.tags);
         self.set_deadline(slot, latest_deadline, now)

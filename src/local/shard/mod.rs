@@ -8,7 +8,7 @@
 
 mod clear;
 pub(crate) mod entry;
-mod epoch_column;
+pub(crate) mod epoch_column;
 mod evict;
 pub(crate) mod expiry;
 mod grow;
@@ -33,6 +33,7 @@ pub(crate) use snapshot::{Copied, NotRestored};
 
 use crate::clock::Nanos;
 use crate::local::shard::entry::Entry;
+use crate::local::shard::epoch_column::MinLiveEpochs;
 use crate::local::shard::expiry::Expiry;
 use crate::local::shard::hash::StoredHash;
 use crate::local::shard::metadata::{ColumnSet, MetadataTable};
@@ -64,16 +65,16 @@ pub(crate) struct Setup {
     /// The epoch of the cache's tags. It is raised when a tag is invalidated.
     pub(crate) tag_epoch: Arc<AtomicU64>,
     /// The lowest epoch whose entries are live. `None` if entries are not invalidated by their epoch.
-    pub(crate) min_live_epoch: Option<Arc<AtomicU64>>,
+    pub(crate) min_live: Option<Arc<MinLiveEpochs>>,
 }
 
 impl Setup {
     /// Returns the metadata of a shard without entries.
     fn metadata(&self) -> Option<Box<MetadataTable>> {
-        let has_columns = !self.columns.is_empty() || self.min_live_epoch.is_some();
+        let has_columns = !self.columns.is_empty() || self.min_live.is_some();
         has_columns.then(|| {
-            let min_live_epoch = self.min_live_epoch.clone();
-            Box::new(MetadataTable::new(self.columns, min_live_epoch))
+            let min_live = self.min_live.clone();
+            Box::new(MetadataTable::new(self.columns, min_live))
         })
     }
 }

@@ -47,7 +47,7 @@ impl TestShard {
             grace: 0,
             has_read_times: true,
             tag_epoch: Arc::default(),
-            min_live_epoch: None,
+            min_live: None,
         };
         Self {
             shard: Shard::new(setup, AnyPolicy::new(policy, &Arc::default(), 0, 1)),
