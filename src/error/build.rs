@@ -53,6 +53,8 @@ pub enum BuildError {
     Namespace,
     /// `heartbeat` is out of range.
     Heartbeat,
+    /// The number of partitions is not a power of two from 1 to 1,024.
+    Partitions,
     /// A change of a bound that the cache does not have, with the name of the method.
     OtherBound(&'static str),
 }
@@ -123,6 +125,9 @@ impl fmt::Display for BuildError {
                 "a namespace has 1 to 128 printable ASCII characters without blanks and braces: use \
                  for example \"shop:prices\"",
             ),
+            Self::Partitions => {
+                f.write_str("the number of partitions must be a power of two from 1 to 1,024")
+            }
             Self::Heartbeat => {
                 f.write_str("heartbeat is out of range: use 50 milliseconds to 60 seconds")
             }

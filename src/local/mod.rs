@@ -18,7 +18,7 @@ mod remove;
 mod resize;
 #[cfg(feature = "snapshot")]
 mod restore;
-mod settings;
+pub(crate) mod settings;
 mod shard;
 #[cfg(feature = "snapshot")]
 mod snapshot;

@@ -108,7 +108,7 @@ impl Tags {
 
     /// Invalidates the entries of one partition, like [`invalidate_all`](Self::invalidate_all).
     #[cfg(feature = "redis")]
-    pub(crate) fn invalidate_partition(&self, partition: u16) {
+    pub(crate) fn invalidate_partition(&self, partition: usize) {
         self.raise_epoch(
             |epoch| self.min_live.raise(partition, epoch),
             &self.known.lock(),

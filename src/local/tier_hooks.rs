@@ -76,8 +76,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     /// Invalidates the entries of one partition, like [`invalidate_all_entries`](Self::invalidate_all_entries). Later
     /// callers do not wait for loads of any partition.
-    #[allow(dead_code)] // TODO
-    pub(crate) fn invalidate_partition(&self, partition: u16) {
+    pub(crate) fn invalidate_partition(&self, partition: usize) {
         debug_assert!(self.inner.settings.is_l1);
         self.inner.tags.invalidate_partition(partition);
     }

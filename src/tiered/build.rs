@@ -1,6 +1,7 @@
 //! The construction of a tiered cache from its builder.
 
 use crate::error::BuildError;
+use crate::local::settings::KeyPartitions;
 use crate::single_flight::Bulkhead;
 use crate::tiered::coherence::background::BackgroundTasks;
 use crate::tiered::coherence::key_waiters::KeyWaiters;
@@ -9,13 +10,15 @@ use crate::tiered::health::TierCounters;
 use crate::tiered::l2::calls::CallCounters;
 use crate::tiered::l2::circuit_breaker::CircuitBreaker;
 use crate::tiered::l2::codec_health::CodecHealth;
-use crate::tiered::l2::redis::{Redis, RedisSettings, Target, entropy};
+use crate::tiered::l2::redis::{PartitionId, Redis, RedisSettings, Target, entropy};
 use crate::tiered::load_lease::Releases;
-use crate::tiered::partition::{Partition, Partitions};
+use crate::tiered::partition::{Partition, Partitions, number_of};
 use crate::tiered::refresh_by_rule::RefreshThrottle;
 use crate::tiered::rollout::Rollout;
 use crate::tiered::settings::TierSettings;
-use crate::tiered::{Consistency, Inner, RemoteKey, RemoteValue, TieredCache, TieredCacheBuilder};
+use crate::tiered::{
+    Consistency, Inner, RemoteKey, RemoteValue, TieredCache, TieredCacheBuilder, name_of,
+};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -27,6 +30,8 @@ const DEFAULT_MAX_LOADS: usize = 64;
 const MIN_HEARTBEAT: Duration = Duration::from_millis(50);
 /// The longest heartbeat.
 const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
+/// The maximum number of partitions of a namespace.
+const MAX_PARTITIONS: u16 = 1_024;
 /// The maximum length of a namespace, in bytes.
 const MAX_NAMESPACE_LEN: usize = 128;
 
@@ -58,7 +63,10 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             replicas: builder.replicas,
             shared_settings: shared_settings(settings.consistency, &builder.codec.name),
         };
-        let redis = Redis::new(hub, &settings.namespace, me, redis);
+        let count = builder.partitions;
+        if count > 1 {
+            local.settings.partitions = Some(key_partitions(count));
+        }
         let permits = loads.unwrap_or(DEFAULT_MAX_LOADS);
         let bulkhead = Arc::new(Bulkhead::new(permits, settings.lease));
         let l1 = local.build()?;
@@ -70,15 +78,25 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             settings.rollout.set_shadow(shadow);
         }
         let calls = Arc::<CallCounters>::default();
-        let l2 = CircuitBreaker::new(name, Arc::clone(&calls), Box::new(Arc::new(redis)));
-        let partition = Partition::new(l2, builder.max_queue);
+        let partition = |number| {
+            let id = PartitionId { number, of: count };
+            let redis = Redis::new(Arc::clone(&hub), &settings.namespace, id, me, redis.clone());
+            let remote = Box::new(Arc::new(redis));
+            let l2 = CircuitBreaker::new(name.clone(), Arc::clone(&calls), remote);
+            Partition::new(l2, builder.max_queue)
+        };
+        let partitions = Partitions::new((0..count).map(partition).collect());
         let inner = Inner {
             l1,
-            partitions: Partitions::new(vec![partition]),
             calls,
             codec: builder.codec,
             codec_health: CodecHealth::default(),
-            read_lease: ReadLease::new(settings.consistency, settings.ttl),
+            read_lease: ReadLease::new(
+                settings.consistency,
+                settings.ttl,
+                partitions.numbers().len(),
+            ),
+            partitions,
             settings,
             me,
             tokens: AtomicU64::new(0),
@@ -92,6 +110,19 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         let inner = Arc::new(inner);
         let background = Arc::new(BackgroundTasks::start(&inner));
         Ok(Self { inner, background })
+    }
+}
+
+/// Returns the partitions of the keys of L1.
+fn key_partitions<K: RemoteKey>(count: u16) -> KeyPartitions<K> {
+    let of = move |key: &K| {
+        // A key without a name is local to this process, so it may be in any partition.
+        let number = name_of(key).map_or(0, |name| number_of(&name, usize::from(count)));
+        u16::try_from(number).unwrap_or(0)
+    };
+    KeyPartitions {
+        count,
+        of: Box::new(of),
     }
 }
 
@@ -139,6 +170,9 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         } = &self.settings;
         check_namespace(namespace)?;
         check_heartbeat(*heartbeat)?;
+        if !self.partitions.is_power_of_two() || self.partitions > MAX_PARTITIONS {
+            return Err(BuildError::Partitions);
+        }
         if *consistency == Consistency::Bounded(Duration::ZERO) {
             return Err(BuildError::ZeroDuration("consistency"));
         }

@@ -53,6 +53,7 @@ pub struct TieredCacheBuilder<K, V> {
     pub(super) settings: TierSettings,
     pub(super) deadline: Duration,
     pub(super) max_queue: usize,
+    pub(super) partitions: u16,
     pub(super) percent: Option<f64>,
     pub(super) shadow: Option<bool>,
     pub(super) replicas: u64,
@@ -153,6 +154,7 @@ impl<K, V> LocalCacheBuilder<K, V> {
             settings,
             deadline: DEFAULT_DEADLINE,
             max_queue: DEFAULT_MAX_QUEUED,
+            partitions: 1,
             percent: None,
             shadow: None,
             replicas: 0,
@@ -361,6 +363,32 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         self
     }
 
+    /// Sets the number of partitions of the namespace, a power of two of at most 1,024. Default: 1.
+    ///
+    /// Each key is in one partition, by its hash. The keys of a partition are in one slot of a cluster, so a namespace
+    /// with one partition uses one primary only. The slots of several partitions are spread over all slots. All
+    /// processes must use the same number for a namespace, because a process finds no key of another layout.
+    ///
+    /// An invalidation of a key concerns its partition. One of a tag or of everything concerns all, and is acknowledged
+    /// when it is in all of them. A failover or a moved slot concerns only the partitions of this server or slot.
+    ///
+    /// # Errors
+    ///
+    /// [`build`](Self::build) returns [`BuildError::Partitions`] for another number.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let builder = hotset::LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis+cluster://127.0.0.1:7000,127.0.0.1:7001/", "prices")
+    ///     .partitions(16);
+    /// ```
+    pub fn partitions(mut self, partitions: u16) -> Self {
+        self.partitions = partitions;
+        self
+    }
+
     /// Sets the number of replicas that must have a change before it is acknowledged (`WAIT`), and must confirm that
     /// they follow a server before its answers count. Default: 0.
     ///
@@ -467,6 +495,7 @@ impl<K, V> std::fmt::Debug for TieredCacheBuilder<K, V> {
             .field("max_value_size", &self.codec.max_size)
             .field("compress_above", &self.codec.compress_above)
             .field("max_queued_invalidations", &self.max_queue)
+            .field("partitions", &self.partitions)
             .field("percent", &self.percent)
             .field("shadow", &self.shadow)
             .field("replicas", &self.replicas)

@@ -71,8 +71,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// Checks whether a value that L2 returns for this key may be served.
     pub(super) fn trusts_l2(&self, key: &[u8]) -> bool {
         // A demoted primary may still answer, so an answer counts only while invalidations are proven to arrive.
-        (!self.settings.fails_over || self.read_lease.is_proven(now()))
-            && !self.partition_of(key).pending_invalidations.covers(key)
+        let number = self.partitions.number_of(key);
+        (!self.settings.fails_over || self.read_lease.is_proven(number, now()))
+            && !self.partitions[number].pending_invalidations.covers(key)
     }
 
     /// Returns the time at which a caller with these limits stops waiting for the values of these keys: its deadline

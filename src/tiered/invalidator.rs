@@ -8,7 +8,7 @@ use crate::tiered::builder::{DEFAULT_DEADLINE, DEFAULT_HEARTBEAT};
 use crate::tiered::coherence::invalidation_acks::InvalidationAcks;
 use crate::tiered::health::Warning;
 use crate::tiered::l2::redis::{
-    Certificates, NamespaceState, Redis, RedisServer, RedisSettings, entropy,
+    Certificates, NamespaceState, PartitionId, Redis, RedisServer, RedisSettings, entropy,
 };
 use crate::tiered::l2::remote::{
     LookupReply, LookupRequest, Message, Messages, Remote, RemoteError, Subject,
@@ -116,6 +116,7 @@ impl InvalidatorBuilder {
         let redis = Redis::new(
             target.into_hub(&runtime),
             &self.namespace,
+            PartitionId::ONLY,
             entropy(),
             settings,
         );

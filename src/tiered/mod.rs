@@ -331,7 +331,7 @@ impl<K, V> Inner<K, V> {
             last_error: None,
             not_subscribed: None,
             breaker_open: false,
-            proven_for: self.read_lease.is_proven(now).then_some(Duration::MAX),
+            proven_for: self.read_lease.is_all_proven(now).then_some(Duration::MAX),
             gaps: 0,
             subscriptions: 0,
             queued: 0,

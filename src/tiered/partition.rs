@@ -35,6 +35,13 @@ impl Partition {
     }
 }
 
+/// Returns the number of the partition of a key, of `count` partitions.
+pub(super) fn number_of(name: &[u8], count: usize) -> usize {
+    #[allow(clippy::cast_possible_truncation)] // The other bits are masked.
+    let hash = xxh3_64(name) as usize;
+    hash & (count - 1)
+}
+
 /// The partitions of a namespace. Their number is a power of two.
 pub(super) struct Partitions(Box<[Partition]>);
 
@@ -62,20 +69,13 @@ impl Partitions {
     }
 
     /// Returns the number of the partition with this key, or with the key of this refresh lease.
-    fn number_of(&self, name: &[u8]) -> usize {
-        let name = key_of_refresh_lease(name).unwrap_or(name);
-        // The lower bits, so that a partition is divided into two if their number is doubled.
-        #[allow(clippy::cast_possible_truncation)] // The other bits are masked.
-        let hash = xxh3_64(name) as usize;
-        hash & (self.0.len() - 1)
+    pub(super) fn number_of(&self, name: &[u8]) -> usize {
+        number_of(key_of_refresh_lease(name).unwrap_or(name), self.0.len())
     }
 
     /// Returns the partition of a key.
     pub(super) fn of(&self, name: &[u8]) -> &Partition {
-        match &*self.0 {
-            [only] => only,
-            _ => &self.0[self.number_of(name)],
-        }
+        &self.0[self.number_of(name)]
     }
 
     /// Returns the partitions that an invalidation concerns.

@@ -310,12 +310,22 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         self.read_lease.may_serve(now) || self.begin_epoch(now)
     }
 
-    /// Begins an epoch in L1, after the read lease has ended. Returns whether L1 may serve the entries of earlier
-    /// epochs.
+    /// Begins an epoch in L1, after a read lease has ended. Returns whether L1 may serve entries of earlier epochs.
     #[cold]
     fn begin_epoch(&self, now: Nanos) -> bool {
         match self.settings.consistency {
-            Consistency::Realtime | Consistency::L2Only => {
+            Consistency::Realtime => {
+                count(&self.counters.unproven_reads);
+                let is_proven = |number: &usize| self.read_lease.is_proven(*number, now);
+                let (proven, unproven): (Vec<_>, Vec<_>) =
+                    self.partitions.numbers().partition(is_proven);
+                // The entries of the other partitions stay live.
+                for number in unproven {
+                    self.invalidate_partition(number);
+                }
+                !proven.is_empty()
+            }
+            Consistency::L2Only => {
                 count(&self.counters.unproven_reads);
                 self.l1.invalidate_all_entries();
                 false
@@ -327,6 +337,11 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 true
             }
         }
+    }
+
+    /// Invalidates the entries of a partition in L1.
+    pub(super) fn invalidate_partition(&self, number: usize) {
+        self.l1.invalidate_partition(number);
     }
 
     /// Returns the value from L2 or the loader after a miss of L1, with the single flight of L1.

@@ -229,7 +229,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             .proven(self.settings.heartbeat * PROOF_HEARTBEATS)
             .await;
         let needs_proof = self.settings.consistency == Consistency::Realtime;
-        if needs_proof && !self.read_lease.is_proven(now()) {
+        if needs_proof && !self.read_lease.is_all_proven(now()) {
             return run.refuse(WarmOutcome::NotProven);
         }
         run_all(run, || self.l1.room(), ask).await

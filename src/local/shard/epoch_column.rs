@@ -26,8 +26,8 @@ impl MinLiveEpochs {
     }
 
     /// Raises the epoch of a partition to one that is higher than all others. One call runs at a time.
-    pub(crate) fn raise(&self, partition: u16, epoch: u64) {
-        self.by_partition[usize::from(partition)].store(epoch, Relaxed);
+    pub(crate) fn raise(&self, partition: usize, epoch: u64) {
+        self.by_partition[partition].store(epoch, Relaxed);
         self.latest.store(epoch, Release);
     }
 
@@ -251,7 +251,7 @@ mod tests {
 
         fn invalidate(&mut self, partition: u16) {
             self.epoch += 1;
-            self.min_live.raise(partition, self.epoch);
+            self.min_live.raise(usize::from(partition), self.epoch);
             self.min_live_by_partition[usize::from(partition)] = self.epoch;
             self.check();
         }

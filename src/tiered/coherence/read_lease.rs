@@ -2,6 +2,7 @@
 
 use crate::clock::{NEVER, Nanos, saturating_nanos, system_nanos};
 use crate::consistency::Consistency;
+use parking_lot::Mutex;
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Release},
@@ -25,18 +26,21 @@ pub(crate) struct ReadLease {
     /// The interval between epochs, in nanoseconds, if no proof is needed: half of the bound on the age of values. A
     /// caller joins no load of an earlier epoch, so it joins no load that began more than one interval ago.
     epoch_interval: Nanos,
-    /// The time until which a read needs no further check: the end of the lease if the class needs proof, otherwise the
-    /// beginning of the next epoch.
+    /// The time until which a read needs no further check: the end of the first lease of a partition to end if the
+    /// class needs proof, otherwise the beginning of the next epoch.
     serves_until: AtomicU64,
-    /// The time until which this process is proven to know every acknowledged invalidation.
-    proven_until: AtomicU64,
+    /// For each partition, the time until which this process is proven to know every acknowledged invalidation.
+    proven_until: Box<[AtomicU64]>,
+    /// Held while `proven_until` changes, so that `serves_until` is never later than one of its times.
+    setting: Mutex<()>,
     /// Notified when `proven_until` changes.
     changed: Notify,
 }
 
 impl ReadLease {
-    /// Creates a lease that is not granted. `ttl` is the longest time to live of an entry.
-    pub(crate) fn new(consistency: Consistency, ttl: Option<Duration>) -> Self {
+    /// Creates a lease that is not granted, for this number of partitions. `ttl` is the longest time to live of an
+    /// entry.
+    pub(crate) fn new(consistency: Consistency, ttl: Option<Duration>, partitions: usize) -> Self {
         let bound = match consistency {
             Consistency::Bounded(bound) => Some(bound),
             _ => ttl,
@@ -45,7 +49,8 @@ impl ReadLease {
             needs_proof: consistency == Consistency::Realtime,
             epoch_interval: bound.map_or(NEVER, |bound| saturating_nanos(bound / 2)),
             serves_until: AtomicU64::new(0),
-            proven_until: AtomicU64::new(0),
+            proven_until: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
+            setting: Mutex::new(()),
             changed: Notify::new(),
         }
     }
@@ -56,42 +61,50 @@ impl ReadLease {
         self.serves_until.store(until, Release);
     }
 
-    /// Checks whether L1 may serve. An acquire: a reader that may serve sees the invalidations that were applied before
-    /// the lease was granted.
+    /// Checks whether L1 may serve the entries of all partitions. An acquire: a reader that may serve sees the
+    /// invalidations that were applied before the leases were granted.
     #[inline]
     pub(crate) fn may_serve(&self, now: Nanos) -> bool {
         now < self.serves_until.load(Acquire)
     }
 
-    /// Checks whether invalidations are proven to arrive.
-    pub(crate) fn is_proven(&self, now: Nanos) -> bool {
-        now < self.proven_until.load(Acquire)
+    /// Checks whether invalidations of a partition are proven to arrive.
+    pub(crate) fn is_proven(&self, partition: usize, now: Nanos) -> bool {
+        now < self.proven_until[partition].load(Acquire)
     }
 
-    /// Grants the lease until the given time.
-    pub(crate) fn grant(&self, until: Nanos) {
-        self.set(until.saturating_sub(CLOCK_RESOLUTION));
+    /// Checks whether invalidations of all partitions are proven to arrive.
+    pub(crate) fn is_all_proven(&self, now: Nanos) -> bool {
+        (0..self.proven_until.len()).all(|partition| self.is_proven(partition, now))
     }
 
-    /// Ends the lease at once.
-    pub(crate) fn revoke(&self) {
-        self.set(0);
+    /// Grants the lease of a partition until the given time.
+    pub(crate) fn grant(&self, partition: usize, until: Nanos) {
+        self.set(partition, until.saturating_sub(CLOCK_RESOLUTION));
     }
 
-    fn set(&self, until: Nanos) {
-        self.proven_until.store(until, Release);
+    /// Ends the lease of a partition at once.
+    pub(crate) fn revoke(&self, partition: usize) {
+        self.set(partition, 0);
+    }
+
+    fn set(&self, partition: usize, until: Nanos) {
+        let setting = self.setting.lock();
+        self.proven_until[partition].store(until, Release);
         if self.needs_proof {
-            self.serves_until.store(until, Release);
+            let ends = self.proven_until.iter().map(|until| until.load(Acquire));
+            self.serves_until.store(ends.min().unwrap_or(0), Release);
         }
+        drop(setting);
         self.changed.notify_waiters();
     }
 
-    /// Waits until invalidations are proven to arrive, for at most `timeout`.
+    /// Waits until invalidations of all partitions are proven to arrive, for at most `timeout`.
     pub(crate) async fn proven(&self, timeout: Duration) {
         let proof = async {
             loop {
                 let changed = self.changed.notified();
-                if self.is_proven(now()) {
+                if self.is_all_proven(now()) {
                     return;
                 }
                 changed.await;

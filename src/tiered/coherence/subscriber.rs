@@ -117,7 +117,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
 
     /// Logs whether invalidations are proven to arrive, if that has changed.
     fn log_proof(&mut self) {
-        let proven = self.inner.read_lease.is_proven(now());
+        let proven = self.inner.read_lease.is_proven(self.number, now());
         if std::mem::replace(&mut self.logged.proven, proven) != proven {
             let change = if proven {
                 StateChange::Proven
@@ -129,7 +129,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
     }
 
     fn revoke_lease(&mut self) {
-        self.inner.read_lease.revoke();
+        self.inner.read_lease.revoke(self.number);
         self.partition().proof.lock().since = None;
         self.log_proof();
         // Callers that wait for another process have to poll from now on.
@@ -183,8 +183,8 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
     /// incomplete, so L1 invalidates all entries.
     fn receive_or_invalidate(&mut self, message: &Message) {
         if catch_unwind(AssertUnwindSafe(|| self.receive(message))).is_err() {
-            self.inner.read_lease.revoke();
-            self.inner.l1.invalidate_all_entries();
+            self.inner.read_lease.revoke(self.number);
+            self.inner.invalidate_partition(self.number);
         }
     }
 
@@ -209,23 +209,23 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
             Effect::InvalidateAll { lease_until } => self.invalidate_all(lease_until),
             Effect::RenewLease { until } => {
                 let mut proof = self.partition().proof.lock();
-                if proof.since.is_none() || !inner.read_lease.is_proven(now()) {
+                if proof.since.is_none() || !inner.read_lease.is_proven(self.number, now()) {
                     proof.since = Some(Instant::now());
                 }
                 proof.not_subscribed = None;
                 drop(proof);
-                inner.read_lease.grant(until);
+                inner.read_lease.grant(self.number, until);
             }
         }
     }
 
-    /// Invalidates all entries of L1 and its loads in flight, because events are missing or may be.
+    /// Invalidates the entries of the partition in L1, and the loads in flight, because events are missing or may be.
     fn invalidate_all(&self, lease_until: Option<u64>) {
         let inner = &self.inner;
-        inner.read_lease.revoke();
+        inner.read_lease.revoke(self.number);
         count(&inner.counters.l1_invalidations);
         // The lease is granted after the invalidation, so a reader that sees the lease sees the invalidation.
-        inner.l1.invalidate_all_entries();
+        inner.invalidate_partition(self.number);
         inner.key_waiters.wake_all();
         let mut proof = self.partition().proof.lock();
         let gaps = std::mem::replace(&mut proof.gaps, self.events.gaps);
@@ -233,7 +233,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         proof.not_subscribed = None;
         drop(proof);
         if let Some(until) = lease_until {
-            inner.read_lease.grant(until);
+            inner.read_lease.grant(self.number, until);
         }
         if gaps < self.events.gaps {
             log(inner.name(), &StateChange::Gap);

@@ -36,6 +36,7 @@ pub use crate::tiered::l2::redis::hub::{RedisHub, RedisServer};
 pub use crate::tiered::l2::redis::hub_builder::RedisHubBuilder;
 
 pub(crate) use crate::tiered::l2::redis::hub::{Hub, Target};
+pub(crate) use crate::tiered::l2::redis::names::PartitionId;
 pub(crate) use crate::tiered::l2::redis::namespace_state::NamespaceState;
 pub(crate) use crate::tiered::l2::redis::url::Certificates;
 
@@ -50,7 +51,7 @@ use crate::tiered::l2::redis::expected_size::ExpectedSize;
 use crate::tiered::l2::redis::invalidation::BatchedInvalidation;
 use crate::tiered::l2::redis::link::Link;
 use crate::tiered::l2::redis::longest_deadline::IncludedDeadline;
-use crate::tiered::l2::redis::names::{Names, PartitionId};
+use crate::tiered::l2::redis::names::Names;
 use crate::tiered::l2::redis::plain_read::PlainReads;
 use crate::tiered::l2::redis::renewal::Upkeep;
 use crate::tiered::l2::redis::round_trip::{PriorityClass, RoundTrip};
@@ -154,6 +155,7 @@ pub(crate) struct Redis {
 }
 
 /// The settings of a [`Redis`].
+#[derive(Clone)]
 pub(crate) struct RedisSettings {
     /// Longest time that a call may take.
     pub(crate) deadline: Duration,
@@ -174,10 +176,11 @@ impl Redis {
     pub(crate) fn new(
         hub: Arc<Hub>,
         namespace: &str,
+        partition: PartitionId,
         own_id: Peer,
         settings: RedisSettings,
     ) -> Self {
-        let names = Names::new(namespace, PartitionId::ONLY, hub.url.database());
+        let names = Names::new(namespace, partition, hub.url.database());
         let link = hub.link(&names.state, settings.replicas);
         let limits = TimeLimits {
             deadline: settings.deadline,
