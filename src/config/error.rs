@@ -128,6 +128,7 @@ pub(super) fn setting_of(error: &BuildError) -> Option<&'static str> {
         BuildError::RedisUrl(_) => "url",
         BuildError::Namespace => "namespace",
         BuildError::Heartbeat => "heartbeat",
+        BuildError::Partitions => "partitions",
         BuildError::NoRuntime | BuildError::HubCertificates | BuildError::OtherBound(_) => {
             return None;
         }
