@@ -178,9 +178,9 @@ pub use snapshot::SnapshotError;
 pub use stats::{Stats, histogram::DurationHistogram};
 #[cfg(feature = "redis")]
 pub use tiered::{
-    BlockingCache, CallStats, Health, Invalidator, InvalidatorBuilder, L2Calls, RedisHub,
-    RedisHubBuilder, RedisServer, RemoteEntry, RemoteError, Rollout, ServiceCheck, TierStats,
-    TieredCache, TieredCacheBuilder, Warning,
+    BlockingCache, CallStats, Health, Invalidator, InvalidatorBuilder, L2Calls, PartitionHealth,
+    RedisHub, RedisHubBuilder, RedisServer, RemoteEntry, RemoteError, Rollout, ServiceCheck,
+    TierStats, TieredCache, TieredCacheBuilder, Warning,
 };
 pub use traits::{
     AsyncCache, BatchResult, BoxedBatchLoad, BoxedLoad, BoxedWrite, Cache, CacheFuture,

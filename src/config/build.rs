@@ -304,6 +304,7 @@ mod tests {
             ("percent", "26.5", "percent: Some(26.5)"),
             ("shadow", "true", "shadow: Some(true)"),
             ("replicas", "27", "replicas: 27"),
+            ("partitions", "32", "partitions: Some(32)"),
         ];
         let seen = local.iter().chain(&redis);
         let mut names: Vec<&str> = seen.map(|&(name, ..)| name).collect();

@@ -218,6 +218,9 @@ settings! {
         /// The number of replicas that must confirm a change: see
         /// [`TieredCacheBuilder::replicas`](crate::TieredCacheBuilder::replicas).
         replicas: u64,
+        /// The number of partitions of the namespace: see
+        /// [`TieredCacheBuilder::partitions`](crate::TieredCacheBuilder::partitions).
+        partitions: u16,
         /// The path of the file for `TieredCacheBuilder::root_certificate` (feature `redis-tls`).
         root_certificate: PathBuf,
         /// The path of the file with the certificate for `TieredCacheBuilder::client_certificate` (feature

@@ -92,7 +92,7 @@ impl CacheConfig {
         let mut tiered = local.redis_with_schemas(url, namespace, schemas);
         apply!(config to tiered:
             consistency, local_time_to_live, deadline, heartbeat, max_value_size, compress_above,
-            max_queued_invalidations, percent, shadow, replicas,
+            max_queued_invalidations, percent, shadow, replicas, partitions,
         );
         tiered = self.with_certificates(tiered)?;
         tiered.validate().map_err(|error| self.refused(error))?;

@@ -128,6 +128,14 @@ metrics! {
     L1_INVALIDATIONS: Counter "hotset_l1_invalidations_total",
         "Invalidations of all of L1, because invalidations of other processes might have been missed.";
     #[cfg(feature = "redis")]
+    PARTITIONS: Gauge "hotset_partitions", "Number of partitions of the namespace.";
+    #[cfg(feature = "redis")]
+    PARTITIONS_PROVEN: Gauge "hotset_partitions_proven",
+        "Number of partitions whose invalidations by other processes are proven to arrive.";
+    #[cfg(feature = "redis")]
+    PARTITIONS_COLD: Counter "hotset_partitions_cold_total",
+        "Losses of the values of a partition in Redis, by a failover, a moved slot, a restart or an eviction.";
+    #[cfg(feature = "redis")]
     UNPROVEN_READS: Counter "hotset_unproven_reads_total",
         "Reads that L1 did not serve because invalidations were not proven to arrive.";
     #[cfg(feature = "redis")]

@@ -10,7 +10,10 @@ use crate::tiered::health::TierCounters;
 use crate::tiered::l2::calls::CallCounters;
 use crate::tiered::l2::circuit_breaker::CircuitBreaker;
 use crate::tiered::l2::codec_health::CodecHealth;
-use crate::tiered::l2::redis::{PartitionId, Redis, RedisSettings, Target, entropy};
+use crate::tiered::l2::redis::{
+    Hub, Layout, PartitionId, Redis, RedisSettings, Target, entropy, suffix,
+};
+use crate::tiered::l2::remote::Peer;
 use crate::tiered::load_lease::Releases;
 use crate::tiered::partition::{Partition, Partitions, number_of};
 use crate::tiered::refresh_by_rule::RefreshThrottle;
@@ -30,6 +33,8 @@ const DEFAULT_MAX_LOADS: usize = 64;
 const MIN_HEARTBEAT: Duration = Duration::from_millis(50);
 /// The longest heartbeat.
 const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
+/// The default number of partitions of a namespace in a cluster.
+const DEFAULT_PARTITIONS: u16 = 16;
 /// The maximum number of partitions of a namespace.
 const MAX_PARTITIONS: u16 = 1_024;
 /// The maximum length of a namespace, in bytes.
@@ -55,17 +60,19 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             .get_or_insert_with(|| settings.namespace.clone());
         let name = name.clone();
         let me = entropy();
-        let redis = RedisSettings {
+        let count = partition_count(builder.partitions, &hub)?;
+        let mut redis = RedisSettings {
             deadline: builder.deadline,
             lease: settings.lease,
             read_lease: settings.read_lease(),
             max_size: builder.codec.max_size,
             replicas: builder.replicas,
-            shared_settings: shared_settings(settings.consistency, &builder.codec.name),
+            shared_settings: shared_settings(settings.consistency, &builder.codec.name, count),
+            layout: Arc::default(),
         };
-        let count = builder.partitions;
         if count > 1 {
             local.settings.partitions = Some(key_partitions(count));
+            redis.layout = layout_of_several(&hub, &settings.namespace, me, &redis);
         }
         let permits = loads.unwrap_or(DEFAULT_MAX_LOADS);
         let bulkhead = Arc::new(Bulkhead::new(permits, settings.lease));
@@ -126,15 +133,28 @@ fn key_partitions<K: RemoteKey>(count: u16) -> KeyPartitions<K> {
     }
 }
 
+/// Returns the layout of a cache or an invalidator with several partitions.
+pub(super) fn layout_of_several(
+    hub: &Arc<Hub>,
+    namespace: &str,
+    me: Peer,
+    settings: &RedisSettings,
+) -> Arc<Layout> {
+    let hub = Arc::clone(hub);
+    let redis = Redis::new(hub, namespace, PartitionId::ONLY, me, settings.clone());
+    Arc::new(Layout::of_several(redis))
+}
+
 /// Describes the settings that all processes of a namespace should share. The bound of `Bounded` may differ.
-fn shared_settings(consistency: Consistency, codec: &str) -> String {
+fn shared_settings(consistency: Consistency, codec: &str, partitions: u16) -> String {
     let class = match consistency {
         Consistency::Realtime => "Realtime",
         Consistency::Bounded(_) => "Bounded",
         Consistency::L2Only => "L2Only",
         Consistency::L1Only => "L1Only",
     };
-    format!("the class {class} and the codec {codec:?}")
+    let suffix = suffix(partitions);
+    format!("the class {class} and the codec {codec:?}{suffix}")
 }
 
 /// Checks the name of a namespace.
@@ -157,6 +177,27 @@ pub(super) fn check_heartbeat(heartbeat: Duration) -> Result<(), BuildError> {
     }
 }
 
+/// Checks a number of partitions.
+fn check_partitions(count: u16) -> Result<(), BuildError> {
+    if count.is_power_of_two() && count <= MAX_PARTITIONS {
+        Ok(())
+    } else {
+        Err(BuildError::Partitions)
+    }
+}
+
+/// Returns the number of partitions that is set, or the default for the servers of a hub.
+pub(super) fn partition_count(set: Option<u16>, hub: &Hub) -> Result<u16, BuildError> {
+    let default = if hub.has_slots() {
+        DEFAULT_PARTITIONS
+    } else {
+        1
+    };
+    let count = set.unwrap_or(default);
+    check_partitions(count)?;
+    Ok(count)
+}
+
 impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// Returns the servers, or an error if a setting is invalid.
     /// [`LocalCacheBuilder::build`](crate::LocalCacheBuilder::build) checks the settings of L1.
@@ -170,9 +211,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         } = &self.settings;
         check_namespace(namespace)?;
         check_heartbeat(*heartbeat)?;
-        if !self.partitions.is_power_of_two() || self.partitions > MAX_PARTITIONS {
-            return Err(BuildError::Partitions);
-        }
+        self.partitions.map_or(Ok(()), check_partitions)?;
         if *consistency == Consistency::Bounded(Duration::ZERO) {
             return Err(BuildError::ZeroDuration("consistency"));
         }

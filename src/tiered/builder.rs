@@ -53,7 +53,7 @@ pub struct TieredCacheBuilder<K, V> {
     pub(super) settings: TierSettings,
     pub(super) deadline: Duration,
     pub(super) max_queue: usize,
-    pub(super) partitions: u16,
+    pub(super) partitions: Option<u16>,
     pub(super) percent: Option<f64>,
     pub(super) shadow: Option<bool>,
     pub(super) replicas: u64,
@@ -154,7 +154,7 @@ impl<K, V> LocalCacheBuilder<K, V> {
             settings,
             deadline: DEFAULT_DEADLINE,
             max_queue: DEFAULT_MAX_QUEUED,
-            partitions: 1,
+            partitions: None,
             percent: None,
             shadow: None,
             replicas: 0,
@@ -363,14 +363,17 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         self
     }
 
-    /// Sets the number of partitions of the namespace, a power of two of at most 1,024. Default: 1.
+    /// Sets the number of partitions of the namespace, a power of two of at most 1,024. Default: 16 for a cluster, 1 for
+    /// other URLs.
     ///
     /// Each key is in one partition, by its hash. The keys of a partition are in one slot of a cluster, so a namespace
     /// with one partition uses one primary only. The slots of several partitions are spread over all slots. All
     /// processes must use the same number for a namespace, because a process finds no key of another layout.
     ///
     /// An invalidation of a key concerns its partition. One of a tag or of everything concerns all, and is acknowledged
-    /// when it is in all of them. A failover or a moved slot concerns only the partitions of this server or slot.
+    /// when it is in all of them. A failover or a moved slot concerns only the partitions of this server or slot. With a
+    /// server that is dead and not replaced, the keys of the others work as before, if the option
+    /// `cluster-require-full-coverage` of the servers is `no`.
     ///
     /// # Errors
     ///
@@ -381,11 +384,11 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// ```
     /// let builder = hotset::LocalCache::<String, u64>::builder()
     ///     .capacity(100_000)
-    ///     .redis("redis+cluster://127.0.0.1:7000,127.0.0.1:7001/", "prices")
+    ///     .redis("redis-cluster://127.0.0.1:7000,127.0.0.1:7001", "prices")
     ///     .partitions(16);
     /// ```
     pub fn partitions(mut self, partitions: u16) -> Self {
-        self.partitions = partitions;
+        self.partitions = Some(partitions);
         self
     }
 

@@ -53,9 +53,45 @@ pub struct Health {
     pub percent: f64,
     /// `true` in shadow mode: values in Redis are compared with loaded values, and not served.
     pub shadow: bool,
+    /// The state of each partition of the namespace: see
+    /// [`partitions`](crate::TieredCacheBuilder::partitions). The other fields are about all of them: they report the
+    /// worst partition, or the sum.
+    pub partitions: Vec<PartitionHealth>,
     /// Problems with the configuration of the server, the rights of its user, the settings of other processes, and keys
     /// and values. The server is checked when a connection to it is made, and twice a minute after that.
     pub warnings: Vec<Warning>,
+}
+
+/// The state of one partition of a namespace, in [`Health::partitions`].
+///
+/// # Examples
+///
+/// ```
+/// # use hotset::TieredCache;
+/// # async fn example(prices: TieredCache<String, u64>) {
+/// for (number, partition) in prices.health().partitions.iter().enumerate() {
+///     println!("{number}: on {:?}, proven for {:?}", partition.server, partition.proven_for);
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct PartitionHealth {
+    /// The address of the server that serves the partition, as far as it is known. `None` for a single server.
+    pub server: Option<String>,
+    /// The time for which invalidations of other processes have been proven to arrive, or `None` if they are not proven
+    /// to arrive now.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "optional_seconds"))]
+    pub proven_for: Option<Duration>,
+    /// The time since Redis has lost the values of the partition, for example in a failover, or `None` if that has not
+    /// happened since this process subscribed.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "optional_seconds"))]
+    pub cold_for: Option<Duration>,
+    /// `true` while the circuit breaker of the partition is open.
+    pub breaker_open: bool,
+    /// The number of invalidations that wait until Redis answers.
+    pub queued: usize,
 }
 
 /// A condition that keeps a cache from working as it should, and that an operator or a developer can remove.
@@ -281,6 +317,9 @@ counters! {
     events,
     /// The number of times that L1 invalidated all its entries, because invalidations might have been missed.
     l1_invalidations,
+    /// The number of times that a partition has lost its values in Redis, as this process has noticed: in a failover,
+    /// by a restart or by the eviction of its state.
+    cold_partitions,
     /// The number of reads that L1 could not serve, because invalidations were not proven to arrive, or because the
     /// class never serves from L1.
     unproven_reads,

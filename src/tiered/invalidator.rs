@@ -3,16 +3,18 @@
 use crate::codec::encode_key_name;
 use crate::error::BuildError;
 use crate::tiered::MAX_NAME_LEN;
-use crate::tiered::build::{check_heartbeat, check_namespace};
+use crate::tiered::build::{check_heartbeat, check_namespace, layout_of_several, partition_count};
 use crate::tiered::builder::{DEFAULT_DEADLINE, DEFAULT_HEARTBEAT};
 use crate::tiered::coherence::invalidation_acks::InvalidationAcks;
 use crate::tiered::health::Warning;
 use crate::tiered::l2::redis::{
-    Certificates, NamespaceState, PartitionId, Redis, RedisServer, RedisSettings, entropy,
+    Certificates, Layout, NamespaceState, PartitionId, Redis, RedisServer, RedisSettings, entropy,
 };
 use crate::tiered::l2::remote::{
     LookupReply, LookupRequest, Message, Messages, Remote, RemoteError, Subject,
 };
+use crate::tiered::partition::number_of;
+use futures_util::future::join_all;
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use tokio::runtime::Handle;
 /// class [`Realtime`](crate::Consistency::Realtime) serves the old value any more. It is not queued if Redis cannot be
 /// reached. The error says so, and the call can be repeated.
 ///
-/// It must have the same URL, the same heartbeat and the same number of replicas as the caches.
+/// It must have the same URL, the same heartbeat, and the same numbers of replicas and of partitions as the caches.
 ///
 /// # Examples
 ///
@@ -42,7 +44,9 @@ use tokio::runtime::Handle;
 /// # }
 /// ```
 pub struct Invalidator {
-    redis: Arc<Redis>,
+    /// The partitions of the namespace, by their numbers.
+    partitions: Vec<Arc<Redis>>,
+    layout: Arc<Layout>,
     deadline: Duration,
 }
 
@@ -70,6 +74,7 @@ pub struct InvalidatorBuilder {
     heartbeat: Duration,
     deadline: Duration,
     replicas: u64,
+    partitions: Option<u16>,
 }
 
 impl InvalidatorBuilder {
@@ -91,6 +96,13 @@ impl InvalidatorBuilder {
         self
     }
 
+    /// Sets the number of [partitions](crate::TieredCacheBuilder::partitions) of the caches. Default: as for the caches,
+    /// 16 for a cluster and otherwise 1.
+    pub fn partitions(mut self, partitions: u16) -> Self {
+        self.partitions = Some(partitions);
+        self
+    }
+
     /// Builds the invalidator. The server need not be reachable.
     ///
     /// # Errors
@@ -104,7 +116,7 @@ impl InvalidatorBuilder {
         }
         let target = self.server.target(Certificates::default())?;
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        let settings = RedisSettings {
+        let mut settings = RedisSettings {
             deadline: self.deadline,
             lease: self.deadline,
             read_lease: 2 * self.heartbeat,
@@ -112,16 +124,22 @@ impl InvalidatorBuilder {
             replicas: self.replicas,
             // It uses no values, so its settings agree with those of any cache.
             shared_settings: String::new(),
+            layout: Arc::default(),
         };
-        let redis = Redis::new(
-            target.into_hub(&runtime),
-            &self.namespace,
-            PartitionId::ONLY,
-            entropy(),
-            settings,
-        );
+        let hub = target.into_hub(&runtime);
+        let count = partition_count(self.partitions, &hub)?;
+        let me = entropy();
+        if count > 1 {
+            settings.layout = layout_of_several(&hub, &self.namespace, me, &settings);
+        }
+        let partition = |number| {
+            let id = PartitionId { number, of: count };
+            let redis = Redis::new(Arc::clone(&hub), &self.namespace, id, me, settings.clone());
+            Arc::new(redis)
+        };
         Ok(Invalidator {
-            redis: Arc::new(redis),
+            partitions: (0..count).map(partition).collect(),
+            layout: Arc::clone(&settings.layout),
             deadline: self.deadline,
         })
     }
@@ -193,6 +211,7 @@ impl Invalidator {
             heartbeat: DEFAULT_HEARTBEAT,
             deadline: DEFAULT_DEADLINE,
             replicas: 0,
+            partitions: None,
         }
     }
 
@@ -256,11 +275,13 @@ impl Invalidator {
         key: &Q,
     ) -> Result<Option<RemoteEntry>, RemoteError> {
         let name = name(key)?;
-        if self.is_missing().await? {
+        self.check_partitions().await?;
+        let redis = self.partition_of(&name);
+        if is_missing(redis).await? {
             return Ok(None);
         }
         let request = LookupRequest::without_load(&name);
-        let replies = self.redis.lookup(std::slice::from_ref(&request)).await?;
+        let replies = redis.lookup(std::slice::from_ref(&request)).await?;
         match replies.into_iter().next() {
             Some(Ok(LookupReply::Value { envelope, left, .. })) => Ok(Some(RemoteEntry {
                 size: envelope.len(),
@@ -272,7 +293,7 @@ impl Invalidator {
     }
 
     /// Checks that Redis can be reached, that caches use the namespace, that the user has the required rights, and that
-    /// messages arrive.
+    /// messages arrive, in all partitions.
     ///
     /// # Errors
     ///
@@ -282,15 +303,32 @@ impl Invalidator {
     ///
     /// The future may be dropped at any time.
     pub async fn check(&self) -> Result<ServiceCheck, RemoteError> {
-        if self.is_missing().await? {
-            let why = "no cache uses the namespace, or its state was evicted";
+        self.check_partitions().await?;
+        let checks = self.partitions.iter().map(|redis| self.check_in(redis));
+        let round_trips: Result<Vec<Duration>, _> = join_all(checks).await.into_iter().collect();
+        let mut warnings = Vec::new();
+        for warning in self.partitions.iter().flat_map(Remote::warnings) {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+        Ok(ServiceCheck {
+            round_trip: round_trips?.into_iter().max().unwrap_or_default(),
+            warnings,
+        })
+    }
+
+    /// Checks a partition, and returns the time in which a message came back.
+    async fn check_in(&self, redis: &Arc<Redis>) -> Result<Duration, RemoteError> {
+        if is_missing(redis).await? {
+            let why = "no cache uses the namespace with this number of partitions, or its state was evicted";
             return Err(RemoteError::Refused(why.into()));
         }
-        let mut messages = self.redis.subscribe_without_lease().await?;
+        let mut messages = redis.subscribe_without_lease().await?;
         // Numbers in Lua have 53 bits.
         let sent = entropy() >> 11;
         let begun = Instant::now();
-        self.redis.renew(sent, Duration::ZERO).await?;
+        redis.renew(sent, Duration::ZERO).await?;
         let arrived = async {
             while !matches!(messages.next().await?, Message::Heartbeat { nonce, .. } if nonce == sent)
             {
@@ -299,44 +337,68 @@ impl Invalidator {
         };
         let arrived = tokio::time::timeout(self.deadline, arrived).await;
         arrived.unwrap_or(Err(RemoteError::Timeout))?;
-        Ok(ServiceCheck {
-            round_trip: begun.elapsed(),
-            warnings: self.redis.warnings(),
-        })
+        Ok(begun.elapsed())
     }
 
-    /// Returns `true` if the namespace has no state.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the state belongs to another replication history than the server of this URL. A script would
-    /// then begin a new incarnation, in which all values are invalid.
-    async fn is_missing(&self) -> Result<bool, RemoteError> {
-        match self.redis.namespace_state().await? {
-            NamespaceState::Missing => Ok(true),
-            NamespaceState::Current => Ok(false),
-            NamespaceState::OtherHistory => Err(RemoteError::Refused(
-                "the caches use another URL, or no cache has been active since a failover: use the URL of the caches, \
-                 or try again"
-                    .into(),
-            )),
-        }
+    /// Returns the partition of the key with this name.
+    fn partition_of(&self, name: &[u8]) -> &Arc<Redis> {
+        &self.partitions[number_of(name, self.partitions.len())]
+    }
+
+    /// Returns an error if the caches use another number of partitions.
+    async fn check_partitions(&self) -> Result<(), RemoteError> {
+        let count = u16::try_from(self.partitions.len()).unwrap_or(u16::MAX);
+        self.layout.check_caches(&self.partitions[0], count).await
     }
 
     async fn invalidate_subject(&self, subject: Subject) -> Result<(), RemoteError> {
+        self.check_partitions().await?;
+        let partitions = match &subject {
+            Subject::Key(name) => std::slice::from_ref(self.partition_of(name)),
+            Subject::Tag(_) | Subject::All => &self.partitions,
+        };
+        let calls = partitions
+            .iter()
+            .map(|redis| self.invalidate_in(redis, &subject));
+        join_all(calls).await.into_iter().collect()
+    }
+
+    async fn invalidate_in(
+        &self,
+        redis: &Arc<Redis>,
+        subject: &Subject,
+    ) -> Result<(), RemoteError> {
         // A state that is missing may have been evicted, so the invalidation is published in that case too.
-        self.is_missing().await?;
+        is_missing(redis).await?;
         // Without a subscription, the call waits until the read leases of all processes have ended.
-        let subscribing = self.redis.subscribe_without_lease();
+        let subscribing = redis.subscribe_without_lease();
         let subscribed = tokio::time::timeout(self.deadline, subscribing).await;
         let messages = subscribed.ok().and_then(Result::ok);
-        let invalidated = self.redis.invalidate(&subject, None).await?;
+        let invalidated = redis.invalidate(subject, None).await?;
         let acks = InvalidationAcks::default();
         tokio::select! {
             () = acks.wait(invalidated.position, &invalidated.readers) => {}
             () = record_acks(messages, &acks) => {}
         }
         Ok(())
+    }
+}
+
+/// Returns `true` if a partition has no state.
+///
+/// # Errors
+///
+/// Returns an error if the state belongs to another replication history than the server of this URL. A script would then
+/// begin a new incarnation, in which all values are invalid.
+async fn is_missing(redis: &Redis) -> Result<bool, RemoteError> {
+    match redis.namespace_state().await? {
+        NamespaceState::Missing => Ok(true),
+        NamespaceState::Current => Ok(false),
+        NamespaceState::OtherHistory => Err(RemoteError::Refused(
+            "the caches use another URL, or no cache has been active since a failover: use the URL of the caches, or \
+             try again"
+                .into(),
+        )),
     }
 }
 

@@ -7,7 +7,8 @@ use crate::metrics::table::{
     BACKPLANE_SUBSCRIPTIONS, BREAKER_OPEN, HITS, INVALIDATION_OVERFLOWS, INVALIDATIONS,
     INVALIDATIONS_QUEUED, L1_INVALIDATIONS, L2_ALTERED, L2_CALL_SECONDS, L2_FAILURES, L2_FILLS,
     L2_UNENCODABLE, L2_UNLEASED_VALUES, L2_UNREADABLE, L2_UNSTORABLE, L2_WAITS, MISSES,
-    OVERDUE_LOADS, ROLLOUT_PERCENT, SHADOW, SHADOW_ON, UNPROVEN_READS, WARNINGS,
+    OVERDUE_LOADS, PARTITIONS, PARTITIONS_COLD, PARTITIONS_PROVEN, ROLLOUT_PERCENT, SHADOW,
+    SHADOW_ON, UNPROVEN_READS, WARNINGS,
 };
 use crate::metrics::{MetricsSource, ReadSamples, Sample, Watch};
 use crate::tiered::{BlockingCache, Health, Inner, RemoteKey, RemoteValue, TierStats, TieredCache};
@@ -67,6 +68,7 @@ fn tier_samples(tier: &TierStats) -> Vec<Sample> {
         Sample::counter(&INVALIDATION_OVERFLOWS, tier.overflows),
         Sample::counter(&BACKPLANE_EVENTS, tier.events),
         Sample::counter(&L1_INVALIDATIONS, tier.l1_invalidations),
+        Sample::counter(&PARTITIONS_COLD, tier.cold_partitions),
         Sample::counter(&UNPROVEN_READS, tier.unproven_reads),
         Sample::labeled_counter(&SHADOW, "same", tier.shadow_same),
         Sample::labeled_counter(&SHADOW, "different", tier.shadow_different),
@@ -88,8 +90,10 @@ fn tier_samples(tier: &TierStats) -> Vec<Sample> {
 }
 
 #[allow(clippy::cast_precision_loss)] // Recorders take `f64` only.
-fn health_samples(health: &Health) -> [Sample; 10] {
+fn health_samples(health: &Health) -> [Sample; 12] {
     let proven_for = health.proven_for.unwrap_or_default();
+    let partitions = &health.partitions;
+    let proven = partitions.iter().filter(|it| it.proven_for.is_some());
     let gauge = |metric, is: bool| Sample::gauge(metric, f64::from(u8::from(is)));
     [
         gauge(&BREAKER_OPEN, health.breaker_open),
@@ -97,6 +101,8 @@ fn health_samples(health: &Health) -> [Sample; 10] {
         Sample::gauge(&BACKPLANE_PROVEN_SECONDS, proven_for.as_secs_f64()),
         Sample::counter(&BACKPLANE_GAPS, health.gaps),
         Sample::counter(&BACKPLANE_SUBSCRIPTIONS, health.subscriptions),
+        Sample::gauge(&PARTITIONS, partitions.len() as f64),
+        Sample::gauge(&PARTITIONS_PROVEN, proven.count() as f64),
         Sample::gauge(&INVALIDATIONS_QUEUED, health.queued as f64),
         Sample::gauge(&OVERDUE_LOADS, health.overdue_loads as f64),
         Sample::gauge(&ROLLOUT_PERCENT, health.percent),

@@ -34,7 +34,7 @@ pub use crate::tiered::l2::redis::{RedisHub, RedisHubBuilder, RedisServer};
 pub use crate::tiered::l2::remote::RemoteError;
 pub use blocking::BlockingCache;
 pub use builder::TieredCacheBuilder;
-pub use health::{Health, TierStats, Warning};
+pub use health::{Health, PartitionHealth, TierStats, Warning};
 pub use rollout::Rollout;
 
 use crate::codec::{encode_key_name, message_pack};
@@ -59,7 +59,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -338,12 +338,20 @@ impl<K, V> Inner<K, V> {
             overdue_loads: self.bulkhead.abandoned().0,
             percent: self.settings.rollout.percent(),
             shadow: self.settings.rollout.is_shadow(),
+            partitions: Vec::new(),
             warnings: self.warnings(),
         };
-        for partition in self.partitions.iter() {
+        for (number, partition) in self.partitions.iter().enumerate() {
             let proof = partition.proof.lock();
-            let since = proof.since.map(|since| since.elapsed());
-            health.proven_for = health.proven_for.zip(since).map(|(a, b)| a.min(b));
+            let since = |since: Option<Instant>| since.map(|since| since.elapsed());
+            let is_proven = self.read_lease.is_proven(number, now);
+            let state = PartitionHealth {
+                server: partition.l2.server(),
+                proven_for: since(proof.since).filter(|_| is_proven),
+                cold_for: since(proof.cold_since),
+                breaker_open: partition.l2.is_open(),
+                queued: partition.pending_invalidations.len(),
+            };
             health.not_subscribed = health
                 .not_subscribed
                 .or_else(|| proof.not_subscribed.clone());
@@ -351,8 +359,13 @@ impl<K, V> Inner<K, V> {
             health.subscriptions += proof.subscriptions;
             drop(proof);
             health.last_error = health.last_error.or_else(|| partition.l2.last_error());
-            health.breaker_open |= partition.l2.is_open();
-            health.queued += partition.pending_invalidations.len();
+            health.proven_for = health
+                .proven_for
+                .zip(state.proven_for)
+                .map(|(a, b)| a.min(b));
+            health.breaker_open |= state.breaker_open;
+            health.queued += state.queued;
+            health.partitions.push(state);
         }
         health
     }

@@ -20,7 +20,8 @@ const URL_VARIABLE: &str = "HOTSET_REDIS_URL";
 #[derive(Parser)]
 #[command(version)]
 struct Options {
-    /// The URL of Redis, which has to be that of the caches. Without it, the environment variable `HOTSET_REDIS_URL` is used, which other users of the
+    /// The URL of Redis, which has to be that of the caches. Without it, the environment variable `HOTSET_REDIS_URL` is
+    /// used, which other users of the
     /// machine cannot read, unlike the arguments of a program.
     #[arg(long)]
     url: Option<String>,
@@ -36,6 +37,10 @@ struct Options {
     /// The number of replicas that the caches require.
     #[arg(long, default_value_t = 0)]
     replicas: u64,
+
+    /// The number of partitions of the namespace. Without it, that is 16 for a cluster and otherwise 1, as for the caches.
+    #[arg(long)]
+    partitions: Option<u16>,
 
     /// How long a call to Redis may take, in milliseconds.
     #[arg(long, default_value_t = 2_000)]
@@ -115,11 +120,14 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let url = options.url.or_else(|| std::env::var(URL_VARIABLE).ok());
     let url = url.ok_or_else(|| format!("there is no URL: set --url or {URL_VARIABLE}"))?;
     let heartbeat = Duration::from_millis(options.heartbeat);
-    let invalidator = Invalidator::builder(url, options.namespace)
+    let mut invalidator = Invalidator::builder(url, options.namespace)
         .heartbeat(heartbeat)
         .deadline(Duration::from_millis(options.deadline))
-        .replicas(options.replicas)
-        .build()?;
+        .replicas(options.replicas);
+    if let Some(partitions) = options.partitions {
+        invalidator = invalidator.partitions(partitions);
+    }
+    let invalidator = invalidator.build()?;
     match options.command {
         Command::Invalidate(keys) => {
             for (key, description) in keys.parse()? {

@@ -5,7 +5,7 @@ use crate::consistency::Consistency;
 use crate::tiered::coherence::event_sequence::{Effect, EventSequence};
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::health::count;
-use crate::tiered::l2::remote::{Message, Messages, NO_PEER, Peer, RemoteError};
+use crate::tiered::l2::remote::{Incarnation, Message, Messages, NO_PEER, Peer, RemoteError};
 use crate::tiered::log::{StateChange, log};
 use crate::tiered::partition::Partition;
 use crate::tiered::{Inner, RemoteKey, RemoteValue};
@@ -43,6 +43,10 @@ pub(crate) struct Proof {
     /// The reason why there is no subscription.
     pub(crate) not_subscribed: Option<RemoteError>,
     pub(crate) subscriptions: u64,
+    /// The incarnation of the partition in L2.
+    incarnation: Option<Incarnation>,
+    /// The time at which the partition began another incarnation, which has no values.
+    pub(crate) cold_since: Option<Instant>,
 }
 
 /// The task that receives the invalidations of a partition, applies them to L1, and renews the read lease.
@@ -231,6 +235,12 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         let gaps = std::mem::replace(&mut proof.gaps, self.events.gaps);
         proof.since = lease_until.map(|_| Instant::now());
         proof.not_subscribed = None;
+        let incarnation = self.events.position().map(|at| at.incarnation);
+        let last = std::mem::replace(&mut proof.incarnation, incarnation);
+        if last.is_some() && last != incarnation {
+            proof.cold_since = Some(Instant::now());
+            count(&inner.counters.cold_partitions);
+        }
         drop(proof);
         if let Some(until) = lease_until {
             inner.read_lease.grant(self.number, until);

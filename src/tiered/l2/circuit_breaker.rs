@@ -250,6 +250,11 @@ impl CircuitBreaker {
         self.call(Operation::Acknowledge, call).await
     }
 
+    /// Returns the address of the server that serves the keys, if there may be several and it is known.
+    pub(crate) fn server(&self) -> Option<String> {
+        self.remote.server()
+    }
+
     /// Returns warnings about the server's configuration and about rights that were missing recently.
     pub(crate) fn warnings(&self) -> Vec<Warning> {
         let forbidden = self.missing_rights.lock().recent();
@@ -307,6 +312,9 @@ mod tests {
         }
         fn acknowledge<'a>(&'a self, _: &'a [Peer], _: Position) -> RemoteFuture<'a, ()> {
             unreachable!()
+        }
+        fn server(&self) -> Option<String> {
+            None
         }
         fn warnings(&self) -> Vec<Warning> {
             Vec::new()

@@ -271,6 +271,9 @@ pub(crate) trait Remote: Send + Sync + 'static {
     /// Sends an [acknowledgement](Message::Acknowledgement) of all events up to `at` to peers.
     fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> RemoteFuture<'a, ()>;
 
+    /// Returns the address of the server that serves the keys, if there may be several and it is known.
+    fn server(&self) -> Option<String>;
+
     /// Returns warnings about the configuration of the store, as far as they are known.
     fn warnings(&self) -> Vec<Warning>;
 

@@ -100,7 +100,7 @@ impl Batched for BatchedLookup {
             return;
         };
         let owner = Arc::clone(redis);
-        redis.link.runtime.spawn(async move {
+        redis.hub.runtime.spawn(async move {
             let release = Fill {
                 key: &lookup.0.key,
                 token,

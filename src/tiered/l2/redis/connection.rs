@@ -27,6 +27,24 @@ pub(super) const DEFAULT_MAX_ARGUMENT_SIZE: usize = 512 << 20;
 /// Error text of a connection to a server that is not the primary any more.
 pub(super) const PRIMARY_CHANGED: &str = "another server is the primary now";
 
+/// Error text of a call to a server that does not serve the slot of the key any more.
+const SLOT_MOVED: &str = "another server serves the slot now";
+
+/// Returns `true` if another server is the primary instead of that of a connection.
+pub(super) fn is_primary_changed(error: &RemoteError) -> bool {
+    matches!(error, RemoteError::Disconnected(why) if why == PRIMARY_CHANGED)
+}
+
+/// Returns the error of a call to a server that does not serve the slot of the key any more.
+pub(super) fn slot_moved() -> RemoteError {
+    RemoteError::Disconnected(SLOT_MOVED.into())
+}
+
+/// Returns `true` for the error [`slot_moved`]. The connection still works for other slots.
+pub(super) fn is_slot_moved(error: &RemoteError) -> bool {
+    matches!(error, RemoteError::Disconnected(why) if why == SLOT_MOVED)
+}
+
 /// The connections to a primary.
 #[derive(Clone)]
 pub(super) struct Connection {
@@ -214,10 +232,10 @@ impl ServerInfo {
 }
 
 /// Returns `true` if a new connection mends the error, because it loads the scripts and finds the primary: the scripts
-/// were flushed, the server is a replica now or has another replication history, or the slot has moved.
+/// were flushed, or the server is a replica now or has another replication history.
 fn needs_reconnect(error: &RedisError) -> bool {
     // In a pipeline, an error that our own scripts return has no code.
-    matches!(error.code(), Some("NOSCRIPT" | "READONLY" | "MOVED"))
+    matches!(error.code(), Some("NOSCRIPT" | "READONLY"))
         || error.to_string().contains("another replication history")
 }
 
@@ -236,7 +254,9 @@ impl From<JoinError> for RemoteError {
 
 impl From<RedisError> for RemoteError {
     fn from(error: RedisError) -> Self {
-        if error.is_timeout() {
+        if error.code() == Some("MOVED") {
+            slot_moved()
+        } else if error.is_timeout() {
             Self::Timeout
         } else if error.is_io_error() || error.is_unrecoverable_error() || needs_reconnect(&error) {
             Self::Disconnected(error.to_string())

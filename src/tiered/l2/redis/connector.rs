@@ -2,7 +2,7 @@
 
 use crate::tiered::health::Warning;
 use crate::tiered::l2::redis::connection::{
-    Connection, DEFAULT_MAX_ARGUMENT_SIZE, PRIMARY_CHANGED, open,
+    Connection, DEFAULT_MAX_ARGUMENT_SIZE, PRIMARY_CHANGED, is_primary_changed, open, slot_moved,
 };
 use crate::tiered::l2::redis::longest_deadline::LongestDeadline;
 use crate::tiered::l2::redis::primary_resolver::PrimaryResolver;
@@ -52,14 +52,13 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// Creates a connector for the primary that serves `key`, a key of a namespace.
+    /// Creates a connector for the primary that a resolver finds.
     pub(super) fn new(
         url: Arc<ServerUrl>,
-        key: &str,
+        resolver: PrimaryResolver,
         deadline: Arc<LongestDeadline>,
         runtime: &Handle,
     ) -> Self {
-        let resolver = PrimaryResolver::new(Arc::clone(&url), key, Arc::clone(&deadline), runtime);
         let shared = || SharedConnection::new(Arc::clone(&deadline), runtime.clone());
         Self {
             url,
@@ -127,13 +126,37 @@ impl Connector {
             .then(|| runtime.spawn(watching))
     }
 
-    /// Checks that the server of this connection was the primary at some time after this call.
-    pub(super) async fn check_primary(&self, connection: &Connection) -> Result<(), RemoteError> {
-        if self.resolver.primary().await? == connection.primary {
-            return Ok(());
+    /// Checks that the server of this connection was the primary at some time after this call, and in a cluster that it
+    /// served the slot then.
+    pub(super) async fn check_primary(
+        &self,
+        connection: &Connection,
+        slot: Option<u16>,
+    ) -> Result<(), RemoteError> {
+        let decision = self.resolver.decision().await;
+        let is_other = match &decision {
+            Ok(decision) => decision.primary != connection.primary,
+            Err(error) => is_primary_changed(error),
+        };
+        if is_other {
+            leave_primary(&self.connection, &self.primary, &connection.primary);
+            return Err(RemoteError::Disconnected(PRIMARY_CHANGED.into()));
         }
-        leave_primary(&self.connection, &self.primary, &connection.primary);
-        Err(RemoteError::Disconnected(PRIMARY_CHANGED.into()))
+        let decision = decision?;
+        if slot.is_some_and(|slot| !decision.confirms(slot)) {
+            return Err(slot_moved());
+        }
+        Ok(())
+    }
+
+    /// Returns the last primary that a majority of the voters has elected.
+    pub(super) fn elected(&self) -> Option<Primary> {
+        self.resolver.elected()
+    }
+
+    /// Returns the address of the primary, if there may be several servers and it is known.
+    pub(super) fn server(&self) -> Option<String> {
+        self.primary.borrow().as_ref()?.address.clone()
     }
 
     /// Returns the warnings of the last check of the server's settings.
@@ -204,8 +227,11 @@ async fn primary_change(resolver: &Arc<PrimaryResolver>, primary: &Primary) -> R
     loop {
         // A poll, because a primary that was replaced announces nothing to its clients.
         tokio::time::sleep(PRIMARY_CHECK_INTERVAL).await;
-        let current = resolver.primary().await;
-        if current.is_ok_and(|current| current != *primary) {
+        let is_other = match resolver.primary().await {
+            Ok(current) => current != *primary,
+            Err(error) => is_primary_changed(&error),
+        };
+        if is_other {
             return RemoteError::Disconnected(PRIMARY_CHANGED.into());
         }
     }

@@ -1,12 +1,20 @@
 //! The connections of a process to the servers of one URL.
 
 use crate::error::BuildError;
+use crate::tiered::l2::redis::coalesced_query::CoalescedQuery;
 use crate::tiered::l2::redis::hub_builder::RedisHubBuilder;
 use crate::tiered::l2::redis::link::Link;
+use crate::tiered::l2::redis::longest_deadline::LongestDeadline;
+use crate::tiered::l2::redis::primary_resolver::PrimaryResolver;
+use crate::tiered::l2::redis::renewal::Renewals;
+use crate::tiered::l2::redis::topology::Votes;
 use crate::tiered::l2::redis::url::{Certificates, ServerUrl, Topology};
+use crate::tiered::l2::redis::voters::Voters;
+use crate::tiered::l2::remote::RemoteError;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::Hash;
 use std::sync::{Arc, Weak};
 use tokio::runtime::Handle;
 
@@ -18,20 +26,32 @@ pub(crate) struct Hub {
     pub(super) url: Arc<ServerUrl>,
     /// The runtime that drives the connections.
     pub(super) runtime: Handle,
-    links: Mutex<HashMap<LinkName, Weak<Link>>>,
+    pub(super) deadline: Arc<LongestDeadline>,
+    voters: Arc<Voters>,
+    /// The query for the primaries of all slots of a cluster.
+    locations: CoalescedQuery<Arc<Votes>>,
+    /// By the id of the server of a cluster, and the number of replicas that a change needs. A link without enough
+    /// replicas connects again and again, which must not disturb caches that need none.
+    links: Shared<(Option<String>, u64), Link>,
+    /// By the slot of the keys in a cluster, and the number of replicas that a change needs.
+    renewals: Shared<(Option<u16>, u64), Renewals>,
 }
 
-/// The properties that caches on a link share: the key that decides which primary serves the namespace, and the number
-/// of replicas that a change needs. A link without enough replicas connects again and again, which must not disturb
-/// caches that need none.
-type LinkName = (String, u64);
+/// Objects by name that exist as long as caches use them.
+type Shared<N, T> = Mutex<HashMap<N, Weak<T>>>;
 
 impl Hub {
     fn new(url: ServerUrl, runtime: Handle) -> Self {
+        let (url, deadline) = (Arc::new(url), Arc::<LongestDeadline>::default());
+        let voters = Voters::new(Arc::clone(&url), Arc::clone(&deadline), runtime.clone());
         Self {
-            url: Arc::new(url),
+            url,
+            voters: Arc::new(voters),
+            locations: CoalescedQuery::new(runtime.clone()),
+            deadline,
             runtime,
             links: Mutex::default(),
+            renewals: Mutex::default(),
         }
     }
 
@@ -53,23 +73,52 @@ impl Hub {
         self.url.fails_over()
     }
 
-    /// Returns the link to the primary that serves the namespace with the key `key`, for changes that need this number of
+    /// Returns `true` if keys are in slots, which different servers may serve.
+    pub(crate) fn has_slots(&self) -> bool {
+        matches!(self.url.topology, Topology::Cluster { .. })
+    }
+
+    /// Returns the link to the only primary, or to this server of a cluster, for changes that need this number of
     /// replicas.
-    pub(super) fn link(&self, key: &str, replicas: u64) -> Arc<Link> {
-        // Namespaces of a cluster are in different slots, which may be on different servers.
-        let name = match self.url.topology {
-            Topology::Cluster { .. } => key,
-            Topology::SingleServer | Topology::Sentinels { .. } => "",
-        };
-        let name = (name.to_string(), replicas);
-        let mut links = self.links.lock();
-        links.retain(|_, link| link.strong_count() > 0);
-        links.get(&name).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let link = Arc::new(Link::new(&self.url, key, &self.runtime));
-            links.insert(name, Arc::downgrade(&link));
-            link
+    pub(super) fn link(&self, server: Option<String>, replicas: u64) -> Arc<Link> {
+        shared(&self.links, (server.clone(), replicas), || {
+            let resolver = PrimaryResolver::new(Arc::clone(&self.voters), server, &self.runtime);
+            let deadline = Arc::clone(&self.deadline);
+            Link::new(&self.url, resolver, deadline, &self.runtime)
         })
     }
+
+    /// Returns the renewals of caches whose keys are in this slot, and whose changes need this number of replicas.
+    pub(super) fn renewals(&self, slot: Option<u16>, replicas: u64) -> Arc<Renewals> {
+        shared(&self.renewals, (slot, replicas), || {
+            Renewals::new(Arc::clone(&self.deadline), self.runtime.clone())
+        })
+    }
+
+    /// Returns the votes of all servers of a cluster that answer, for any slot.
+    pub(super) async fn locate(&self) -> Result<Arc<Votes>, RemoteError> {
+        let voters = Arc::clone(&self.voters);
+        let locate = || async move {
+            let are_complete = |votes: &Votes, is_last| {
+                let is_complete = is_last && votes.len() > 0 || votes.are_complete();
+                is_complete.then_some(())
+            };
+            let ((), votes) = voters.poll(are_complete).await?;
+            Ok(Arc::new(votes))
+        };
+        self.locations.run(locate).await
+    }
+}
+
+/// Returns the object of this name, or a new one if nobody uses one.
+fn shared<N: Eq + Hash, T>(all: &Shared<N, T>, name: N, new: impl FnOnce() -> T) -> Arc<T> {
+    let mut all = all.lock();
+    all.retain(|_, it| it.strong_count() > 0);
+    all.get(&name).and_then(Weak::upgrade).unwrap_or_else(|| {
+        let new = Arc::new(new());
+        all.insert(name, Arc::downgrade(&new));
+        new
+    })
 }
 
 /// The connections of a process to Redis, which several caches share.

@@ -13,6 +13,7 @@ mod flow_control;
 mod hub;
 mod hub_builder;
 mod invalidation;
+mod layout;
 mod link;
 mod longest_deadline;
 mod messages;
@@ -22,6 +23,8 @@ mod plain_read;
 mod primary_resolver;
 mod renewal;
 mod round_trip;
+mod route;
+mod routed_messages;
 mod server_clock;
 mod server_connection;
 mod shared_connection;
@@ -30,12 +33,14 @@ mod silence;
 mod topology;
 mod transfer;
 mod url;
+mod voters;
 mod window;
 
 pub use crate::tiered::l2::redis::hub::{RedisHub, RedisServer};
 pub use crate::tiered::l2::redis::hub_builder::RedisHubBuilder;
 
 pub(crate) use crate::tiered::l2::redis::hub::{Hub, Target};
+pub(crate) use crate::tiered::l2::redis::layout::{Layout, suffix};
 pub(crate) use crate::tiered::l2::redis::names::PartitionId;
 pub(crate) use crate::tiered::l2::redis::namespace_state::NamespaceState;
 pub(crate) use crate::tiered::l2::redis::url::Certificates;
@@ -46,15 +51,16 @@ use crate::tiered::l2::envelope::millis;
 use crate::tiered::l2::redis::batched_fills::BatchedFill;
 use crate::tiered::l2::redis::batched_reads::{BatchedLookup, BatchedRead};
 use crate::tiered::l2::redis::batching::{BatchOwner, Batches};
-use crate::tiered::l2::redis::connection::Connection;
+use crate::tiered::l2::redis::connection::{Connection, DEFAULT_MAX_ARGUMENT_SIZE};
 use crate::tiered::l2::redis::expected_size::ExpectedSize;
 use crate::tiered::l2::redis::invalidation::BatchedInvalidation;
-use crate::tiered::l2::redis::link::Link;
 use crate::tiered::l2::redis::longest_deadline::IncludedDeadline;
 use crate::tiered::l2::redis::names::Names;
 use crate::tiered::l2::redis::plain_read::PlainReads;
-use crate::tiered::l2::redis::renewal::Upkeep;
+use crate::tiered::l2::redis::renewal::{Renewals, Upkeep};
 use crate::tiered::l2::redis::round_trip::{PriorityClass, RoundTrip};
+use crate::tiered::l2::redis::route::Route;
+use crate::tiered::l2::redis::routed_messages::RoutedMessages;
 use crate::tiered::l2::redis::transfer::MAX_SMALL_VALUE_SIZE;
 use crate::tiered::l2::redis::window::TimeLimits;
 use crate::tiered::l2::remote::{
@@ -113,11 +119,12 @@ const MAX_QUEUE_TIME: Duration = Duration::from_secs(10);
 script!(LOOKUP, "values.lua", "lookup.lua");
 script!(FILL, "values.lua", "writes.lua", "fill.lua");
 script!(INVALIDATE, "values.lua", "writes.lua", "invalidate.lua");
-script!(RENEW, "writes.lua", "renew.lua");
+script!(RENEW, "writes.lua", "settings.lua", "renew.lua");
+script!(NOTE, "writes.lua", "settings.lua", "note.lua");
 
 /// Returns all scripts, which each new connection loads.
-fn scripts() -> [&'static Lua; 4] {
-    [&LOOKUP, &FILL, &INVALIDATE, &RENEW]
+fn scripts() -> [&'static Lua; 5] {
+    [&LOOKUP, &FILL, &INVALIDATE, &RENEW, &NOTE]
 }
 
 /// Returns a random number that differs between processes, even if they were forked from the same parent.
@@ -127,12 +134,13 @@ pub(crate) fn entropy() -> u64 {
 
 /// A namespace on Redis, as one cache uses it.
 pub(crate) struct Redis {
-    /// The connections to the primary that serves the namespace.
-    link: Arc<Link>,
-    /// The deadline of this cache, as one of those on the link.
+    /// The way to the primary that serves the partition.
+    route: Route,
+    /// The deadline of this cache, as one of those of the hub.
     _deadline: IncludedDeadline,
-    /// The hub of the link, which exists as long as one of its caches, so that further ones find it.
-    _hub: Arc<Hub>,
+    /// The hub exists as long as one of its caches, so that further ones find it.
+    hub: Arc<Hub>,
+    partition: PartitionId,
     names: Names,
     /// The id of this process.
     own_id: Peer,
@@ -145,6 +153,7 @@ pub(crate) struct Redis {
     lookups: Batches<BatchedLookup>,
     fills: Batches<BatchedFill>,
     invalidations: Batches<BatchedInvalidation>,
+    renewals: Arc<Renewals>,
     upkeep: Mutex<Upkeep>,
     /// `true` if the last renewal was refused.
     renews_alone: AtomicBool,
@@ -169,6 +178,8 @@ pub(crate) struct RedisSettings {
     pub(crate) replicas: u64,
     /// The settings that all processes of a namespace should share, in words.
     pub(crate) shared_settings: String,
+    /// Whether processes use the namespace with the same number of partitions.
+    pub(crate) layout: Arc<Layout>,
 }
 
 impl Redis {
@@ -181,15 +192,15 @@ impl Redis {
         settings: RedisSettings,
     ) -> Self {
         let names = Names::new(namespace, partition, hub.url.database());
-        let link = hub.link(&names.state, settings.replicas);
+        let route = Route::new(Arc::clone(&hub), names.slot, settings.replicas);
         let limits = TimeLimits {
             deadline: settings.deadline,
             max_wait: settings.lease.min(MAX_QUEUE_TIME),
         };
         Self {
+            partition,
             names,
             own_id,
-            settings,
             limits,
             value_size: ExpectedSize::new(MAX_SMALL_VALUE_SIZE / 4),
             plain_reads: PlainReads::new(),
@@ -197,13 +208,15 @@ impl Redis {
             lookups: Batches::default(),
             fills: Batches::default(),
             invalidations: Batches::default(),
+            renewals: hub.renewals(route.slot(), settings.replicas),
             upkeep: Mutex::default(),
             renews_alone: AtomicBool::new(false),
             position: Mutex::default(),
             other_settings: Mutex::default(),
-            _deadline: link.deadline.include(limits.deadline),
-            link,
-            _hub: hub,
+            settings,
+            _deadline: hub.deadline.include(limits.deadline),
+            route,
+            hub,
         }
     }
 
@@ -218,11 +231,24 @@ impl Redis {
             self.names.events.clone(),
             self.names.peer_channel(self.own_id),
         ];
-        let timeout = self.link.deadline.connect_timeout();
-        let connecting = tokio::time::timeout(timeout, self.link.connector.subscription());
-        let connection = connecting.await.unwrap_or(Err(RemoteError::Timeout))?;
-        let subscription = connection.subscribe(channels, read_lease, timeout).await?;
-        Ok(Box::new(subscription))
+        let timeout = self.hub.deadline.connect_timeout();
+        let mut changes = self.route.changes();
+        let subscribing = async {
+            let link = self.route.link().await?;
+            changes.mark_unchanged();
+            let subscribing = async {
+                let connection = link.connector.subscription().await?;
+                connection.subscribe(channels, read_lease, timeout).await
+            };
+            let subscribed = subscribing.await;
+            subscribed.inspect_err(|_| self.route.doubt(&link))
+        };
+        let subscribing = tokio::time::timeout(2 * timeout, subscribing);
+        let subscription = subscribing.await.unwrap_or(Err(RemoteError::Timeout))?;
+        Ok(Box::new(RoutedMessages {
+            messages: subscription,
+            changes,
+        }))
     }
 
     /// Notes the position of the namespace that a reply contains.
@@ -290,7 +316,7 @@ impl BatchOwner for Redis {
     }
 
     fn runtime(&self) -> &Handle {
-        &self.link.runtime
+        &self.hub.runtime
     }
 }
 
@@ -318,7 +344,10 @@ impl Remote for Arc<Redis> {
     }
 
     fn max_value_size(&self) -> usize {
-        self.link.connector.max_argument_size()
+        let link = self.route.last();
+        link.map_or(DEFAULT_MAX_ARGUMENT_SIZE, |link| {
+            link.connector.max_argument_size()
+        })
     }
 
     fn renew(&self, nonce: u64, lease: Duration) -> RemoteFuture<'_, ()> {
@@ -350,14 +379,20 @@ impl Remote for Arc<Redis> {
         })
     }
 
+    fn server(&self) -> Option<String> {
+        self.route.last()?.connector.server()
+    }
+
     fn warnings(&self) -> Vec<Warning> {
-        let mut warnings = self.link.connector.warnings();
+        let link = self.route.last();
+        let mut warnings = link.map_or_else(Vec::new, |link| link.connector.warnings());
         warnings.extend(self.plain_reads.refusal().map(Warning::Forbidden));
-        let others = self.other_settings.lock();
+        let mut others = self.other_settings.lock().clone();
+        others.extend(self.settings.layout.others());
         if !others.is_empty() {
             warnings.push(Warning::OtherSettings {
                 own: self.settings.shared_settings.clone(),
-                others: others.clone(),
+                others,
             });
         }
         warnings

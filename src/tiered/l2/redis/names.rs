@@ -63,6 +63,8 @@ pub(super) struct Names {
     pub(super) mark: String,
     /// The channel of events.
     pub(super) events: String,
+    /// The slot of all keys in a cluster.
+    pub(super) slot: u16,
     /// The beginning of all names of keys.
     base: String,
     /// The beginning of the names of channels.
@@ -82,6 +84,7 @@ impl Names {
             mark: format!("{base}:mark"),
             channel: format!("{base}:{database}"),
             events: format!("{base}:{database}:events"),
+            slot: slot(base.split(['{', '}']).nth(1).unwrap_or_default()),
             base,
         }
     }

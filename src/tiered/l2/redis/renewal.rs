@@ -1,9 +1,9 @@
-//! Renewals of read leases: those of all caches on a link share one script.
+//! Renewals of read leases: those of all caches of a hub whose keys are in one slot share one script.
 
 use crate::tiered::l2::envelope::millis;
-use crate::tiered::l2::redis::batching::{Batched, Batches, only};
+use crate::tiered::l2::redis::batching::{BatchOwner, Batched, Batches, only};
 use crate::tiered::l2::redis::connection::Connection;
-use crate::tiered::l2::redis::link::Link;
+use crate::tiered::l2::redis::longest_deadline::LongestDeadline;
 use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, RoundTrip};
 use crate::tiered::l2::redis::{
     CALL_OVERHEAD, RENEW, Redis, malformed_reply, parse, position, script_call,
@@ -14,6 +14,7 @@ use redis::{Cmd, Pipeline, Value};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 
 /// Largest number of renewals in a batch. Their script takes less than a millisecond.
 const MAX_BATCH_LEN: usize = 128;
@@ -27,7 +28,7 @@ const FIRST_UPKEEPS: u32 = 3;
 
 /// Time for which the settings of a process are noted after its last heartbeat. It is longer than two of the longest
 /// heartbeats.
-const SETTINGS_RETENTION: Duration = Duration::from_secs(300);
+pub(super) const SETTINGS_RETENTION: Duration = Duration::from_secs(300);
 
 /// The renewals with upkeep of a cache.
 #[derive(Default)]
@@ -49,6 +50,33 @@ impl Upkeep {
     }
 }
 
+/// The renewals of the caches of a hub whose keys are in one slot.
+pub(super) struct Renewals {
+    batches: Batches<Renewal>,
+    deadline: Arc<LongestDeadline>,
+    runtime: Handle,
+}
+
+impl Renewals {
+    pub(super) fn new(deadline: Arc<LongestDeadline>, runtime: Handle) -> Self {
+        Self {
+            batches: Batches::default(),
+            deadline,
+            runtime,
+        }
+    }
+}
+
+impl BatchOwner for Renewals {
+    fn deadline(&self) -> Duration {
+        self.deadline.get()
+    }
+
+    fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+}
+
 /// A renewal of the read lease of one cache.
 pub(super) struct Renewal {
     redis: Arc<Redis>,
@@ -58,21 +86,21 @@ pub(super) struct Renewal {
 }
 
 impl Batched for Renewal {
-    type Owner = Link;
+    type Owner = Renewals;
     type Reply = ();
 
     /// The caches of a process send their heartbeats at the same time, to within a few milliseconds.
     const GATHER_TIME: Duration = Duration::from_millis(2);
 
-    fn batches(link: &Link) -> &Batches<Self> {
-        &link.renewals
+    fn batches(renewals: &Renewals) -> &Batches<Self> {
+        &renewals.batches
     }
 
-    fn max_len(_: &Link) -> usize {
+    fn max_len(_: &Renewals) -> usize {
         MAX_BATCH_LEN
     }
 
-    async fn send(_: &Arc<Link>, renewals: &[Self]) -> Result<Vec<()>, RemoteError> {
+    async fn send(_: &Arc<Renewals>, renewals: &[Self]) -> Result<Vec<()>, RemoteError> {
         // Each caller waits for its own deadline at most.
         let longest = renewals.iter().max_by_key(|it| it.redis.settings.deadline);
         match longest {
@@ -89,11 +117,20 @@ impl Redis {
         nonce: u64,
         lease: Duration,
     ) -> Result<(), RemoteError> {
+        let layout = &self.settings.layout;
+        // While the number of partitions is refused, each renewal tries again.
+        let has_upkeep = self.upkeep.lock().is_due() || layout.check().is_err();
+        if has_upkeep && self.partition.number == 0 {
+            layout.note().await;
+        }
+        if self.partition.of > 1 {
+            layout.check_first().await?;
+        }
         let renewal = Renewal {
             redis: Arc::clone(self),
             nonce,
             lease,
-            has_upkeep: self.upkeep.lock().is_due(),
+            has_upkeep,
         };
         // The round trip may take as long as the longest deadline of all caches.
         let limit = self.settings.deadline + Renewal::GATHER_TIME;
@@ -102,7 +139,7 @@ impl Redis {
             if self.renews_alone.load(Relaxed) {
                 return self.renew_all(&[renewal]).await.map(drop);
             }
-            Batches::send(&self.link, renewal).await
+            Batches::send(&self.renewals, renewal).await
         };
         let renewed = tokio::time::timeout(limit, renewing).await;
         let renewed = renewed.unwrap_or(Err(RemoteError::Timeout));
@@ -124,6 +161,7 @@ impl Redis {
         let bytes = CALL_OVERHEAD * renewals.len();
         let round_trip =
             RoundTrip::new(PriorityClass::Control, bytes).with_check(PrimaryCheck::Before);
+        let round_trip = round_trip.without_layout();
         let (replies, server) = self.call_all(round_trip, calls).await?;
         let (time, replies): (u64, Vec<Value>) = parse(only(replies)??)?;
         server.clock.read(*asked.lock(), time);
@@ -140,10 +178,16 @@ impl Redis {
 impl Renewal {
     /// Notes what a reply says about the namespace.
     fn complete(&self, reply: Value) -> Result<(), RemoteError> {
-        let (id, version, others): (_, _, Option<Vec<String>>) = parse(reply)?;
+        let reply: (_, _, Option<Vec<String>>, u8) = parse(reply)?;
+        let (id, version, others, is_refused) = reply;
         self.redis.note_position(position(id, version)?);
         if let Some(others) = others {
+            let layout = &self.redis.settings.layout;
+            if self.redis.partition.of == 1 {
+                layout.set_refused(is_refused == 1, &others);
+            }
             *self.redis.other_settings.lock() = others;
+            layout.check()?;
         }
         Ok(())
     }

@@ -2,8 +2,11 @@
 //! deadline. It is repeated if the server has closed the connection.
 
 use crate::tiered::l2::envelope::millis;
-use crate::tiered::l2::redis::connection::{Connection, ReplicaWait, ServerInfo, SideConnection};
+use crate::tiered::l2::redis::connection::{
+    Connection, ReplicaWait, ServerInfo, SideConnection, is_slot_moved,
+};
 use crate::tiered::l2::redis::flow_control::FlowControl;
+use crate::tiered::l2::redis::link::Link;
 use crate::tiered::l2::redis::server_connection::ServerConnection;
 use crate::tiered::l2::redis::silence::Silence;
 use crate::tiered::l2::redis::window::Permit;
@@ -49,6 +52,8 @@ pub(super) struct RoundTrip {
     /// Largest possible number of bytes, which the deadline allows for.
     pub(super) max_bytes: usize,
     pub(super) check: PrimaryCheck,
+    /// `false` for calls that are made whatever the number of partitions of other processes is.
+    pub(super) needs_layout: bool,
 }
 
 impl RoundTrip {
@@ -59,6 +64,15 @@ impl RoundTrip {
             bytes,
             max_bytes: bytes,
             check: PrimaryCheck::Never,
+            needs_layout: true,
+        }
+    }
+
+    /// Returns the round trip for calls that are made whatever the number of partitions of other processes is.
+    pub(super) fn without_layout(self) -> Self {
+        Self {
+            needs_layout: false,
+            ..self
         }
     }
 
@@ -75,15 +89,15 @@ struct UsedConnections {
     bulk: Option<(Arc<SideConnection>, u64)>,
 }
 
-impl Redis {
-    /// Returns the flow control of the connection that a priority class uses.
-    fn flow_control(&self, class: PriorityClass) -> &FlowControl {
-        match class {
-            PriorityClass::Control | PriorityClass::Small => &self.link.small,
-            PriorityClass::Bulk => &self.link.bulk,
-        }
+/// Returns the flow control of the connection that a priority class uses.
+fn flow_control(link: &Link, class: PriorityClass) -> &FlowControl {
+    match class {
+        PriorityClass::Control | PriorityClass::Small => &link.small,
+        PriorityClass::Bulk => &link.bulk,
     }
+}
 
+impl Redis {
     /// Makes a single call.
     pub(super) async fn call_once(
         &self,
@@ -116,7 +130,7 @@ impl Redis {
     }
 
     /// Makes several calls in one round trip. Returns their replies, and the server that has sent them. A connection
-    /// that has failed is not used again.
+    /// that has failed is not used again. If another server serves the slot by now, the calls are made there.
     ///
     /// # Errors
     ///
@@ -127,7 +141,47 @@ impl Redis {
         round_trip: RoundTrip,
         calls: impl Fn(&Connection) -> Pipeline,
     ) -> Result<(Replies, Arc<ServerInfo>), RemoteError> {
-        let flow_control = self.flow_control(round_trip.class);
+        let begun = Instant::now();
+        if round_trip.needs_layout {
+            self.settings.layout.check_first().await?;
+        }
+        let mut link = self.find_link().await?;
+        loop {
+            let result = self.call_all_on(&link, round_trip, &calls).await;
+            let Err(error @ (RemoteError::Disconnected(_) | RemoteError::Undecided(_))) = &result
+            else {
+                return result;
+            };
+            self.route.doubt(&link);
+            let may_have_moved = matches!(error, RemoteError::Disconnected(_))
+                && self.route.slot().is_some()
+                && begun.elapsed() < self.limits.deadline;
+            let next = if may_have_moved {
+                self.find_link().await.ok()
+            } else {
+                None
+            };
+            match next {
+                Some(next) if !Arc::ptr_eq(&next, &link) => link = next,
+                _ => return result,
+            }
+        }
+    }
+
+    /// Returns the link to the server that serves the keys, if it is found before the deadline.
+    async fn find_link(&self) -> Result<Arc<Link>, RemoteError> {
+        let finding = tokio::time::timeout(self.limits.deadline, self.route.link());
+        finding.await.unwrap_or(Err(RemoteError::Timeout))
+    }
+
+    /// Makes several calls in one round trip on a link.
+    async fn call_all_on(
+        &self,
+        link: &Arc<Link>,
+        round_trip: RoundTrip,
+        calls: &impl Fn(&Connection) -> Pipeline,
+    ) -> Result<(Replies, Arc<ServerInfo>), RemoteError> {
+        let flow_control = flow_control(link, round_trip.class);
         // Shared with the task of `transfer`, which may outlive this call, and kept for retries.
         let permit = Arc::new(match round_trip.class {
             PriorityClass::Control => flow_control.admit_immediately(round_trip.bytes, self.limits),
@@ -139,16 +193,16 @@ impl Redis {
         });
         let mut used = UsedConnections::default();
         let begun = Instant::now();
-        let attempts = self.retry(round_trip, &calls, &permit, &mut used);
+        let attempts = self.retry(link, round_trip, calls, &permit, &mut used);
         let result = tokio::time::timeout(permit.allowance(), attempts).await;
         let result = result.unwrap_or(Err(RemoteError::Timeout));
         let is_timeout = matches!(result, Err(RemoteError::Timeout));
         // A short deadline of one cache says nothing about the calls of others.
-        if !is_timeout || self.limits.deadline >= self.link.deadline.get() {
+        if !is_timeout || self.limits.deadline >= link.deadline.get() {
             flow_control.note(&result);
         }
         if let Err(error) = &result {
-            self.discard_failed(round_trip.class, used, error, begun);
+            self.discard_failed(link, round_trip.class, used, error, begun);
         }
         result
     }
@@ -157,6 +211,7 @@ impl Redis {
     /// twice: a script that finds its own earlier write returns the same reply as before.
     async fn retry(
         &self,
+        link: &Link,
         round_trip: RoundTrip,
         calls: &impl Fn(&Connection) -> Pipeline,
         permit: &Arc<Permit>,
@@ -165,10 +220,13 @@ impl Redis {
         let begun = Instant::now();
         let mut retries = 0;
         loop {
-            match self.attempt(round_trip, calls, permit, used).await {
-                Err(error @ RemoteError::Disconnected(_)) if retries < MAX_RETRIES => {
+            match self.attempt(link, round_trip, calls, permit, used).await {
+                Err(error @ RemoteError::Disconnected(_))
+                    if retries < MAX_RETRIES && !is_slot_moved(&error) =>
+                {
                     retries += 1;
-                    self.discard_failed(round_trip.class, std::mem::take(used), &error, begun);
+                    let used = std::mem::take(used);
+                    self.discard_failed(link, round_trip.class, used, &error, begun);
                 }
                 result => return result,
             }
@@ -178,16 +236,17 @@ impl Redis {
     /// Makes the calls of a round trip on the current connection, and notes that connection in `used`.
     async fn attempt(
         &self,
+        link: &Link,
         round_trip: RoundTrip,
         calls: &impl Fn(&Connection) -> Pipeline,
         permit: &Arc<Permit>,
         used: &mut UsedConnections,
     ) -> Result<(Replies, Arc<ServerInfo>), RemoteError> {
-        let (number, connection) = self.link.connector.get().await?;
+        let (number, connection) = link.connector.get().await?;
         used.main = Some((number, Arc::clone(&connection.silence)));
         if round_trip.check == PrimaryCheck::Before {
-            self.check_primary(&connection).await?;
-            self.link.connector.check_settings(&connection).await?;
+            self.check_primary(link, &connection).await?;
+            link.connector.check_settings(&connection).await?;
         }
         let mut pipeline = calls(&connection);
         pipeline.ignore_errors();
@@ -207,12 +266,14 @@ impl Redis {
             if let Err(error @ RemoteError::Disconnected(_)) = reply {
                 // The server itself reports that its scripts or its role have changed, so all connections to it are
                 // stale.
-                self.link.connector.discard(number);
+                if !is_slot_moved(error) {
+                    link.connector.discard(number);
+                }
                 return Err(error.clone());
             }
         }
         if round_trip.check == PrimaryCheck::After {
-            self.check_primary(&connection).await?;
+            self.check_primary(link, &connection).await?;
         }
         Ok((replies, connection.server))
     }
@@ -225,7 +286,7 @@ impl Redis {
         pipeline: Pipeline,
         permit: Arc<Permit>,
     ) -> Result<Vec<RedisResult<Value>>, RemoteError> {
-        let transfer = self.link.runtime.spawn(async move {
+        let transfer = self.hub.runtime.spawn(async move {
             let replies = pipeline.query_async(&mut connection);
             tokio::time::timeout(permit.allowance(), replies).await
         });
@@ -236,6 +297,7 @@ impl Redis {
     /// Discards the connection that has failed, of a call that began at `begun`.
     fn discard_failed(
         &self,
+        link: &Link,
         class: PriorityClass,
         used: UsedConnections,
         error: &RemoteError,
@@ -243,17 +305,18 @@ impl Redis {
     ) {
         use RemoteError::{Disconnected, Timeout, Undecided};
         match (error, used.bulk, used.main) {
+            _ if is_slot_moved(error) => {}
             (Timeout | Disconnected(_), Some((bulk, number)), _) => bulk.discard(number),
             // A slow large value says nothing about the connection for small ones.
             (Timeout, None, _) if class == PriorityClass::Bulk => {}
             (Timeout, _, Some((number, silence)))
                 if silence.note_timeout(begun)
-                    >= self.link.deadline.silence_limit(self.limits.deadline) =>
+                    >= link.deadline.silence_limit(self.limits.deadline) =>
             {
-                self.link.connector.discard(number);
+                link.connector.discard(number);
             }
             (Disconnected(_) | Undecided(_), _, Some((number, _))) => {
-                self.link.connector.discard(number);
+                link.connector.discard(number);
             }
             _ => {}
         }
@@ -261,8 +324,9 @@ impl Redis {
 
     /// Checks that the server of this connection was the primary at some time after this call, and that enough replicas
     /// have all writes from before it.
-    async fn check_primary(&self, connection: &Connection) -> Result<(), RemoteError> {
-        self.link.connector.check_primary(connection).await?;
+    async fn check_primary(&self, link: &Link, connection: &Connection) -> Result<(), RemoteError> {
+        let slot = self.route.slot();
+        link.connector.check_primary(connection, slot).await?;
         let required = self.settings.replicas;
         if required == 0 {
             return Ok(());

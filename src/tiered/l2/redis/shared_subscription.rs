@@ -374,7 +374,7 @@ fn parsed(message: &[u8]) -> Message {
     parse_message(message).unwrap_or(Message::Malformed)
 }
 
-fn subscription_ended() -> RemoteError {
+pub(super) fn subscription_ended() -> RemoteError {
     RemoteError::Disconnected("the subscription ended".into())
 }
 

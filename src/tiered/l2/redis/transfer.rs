@@ -8,7 +8,7 @@ use crate::tiered::l2::envelope::split_deadline;
 use crate::tiered::l2::redis::batching::only;
 use crate::tiered::l2::redis::connection::Connection;
 use crate::tiered::l2::redis::plain_read::PlainReplies;
-use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, Replies, RoundTrip};
+use crate::tiered::l2::redis::round_trip::{PriorityClass, Replies, RoundTrip};
 use crate::tiered::l2::redis::{
     CALL_OVERHEAD, MAX_CALLS, MAX_SCRIPT_LEN, Redis, malformed_reply, parse, position,
 };
@@ -150,11 +150,10 @@ impl Redis {
     pub(super) fn small_round_trip(&self, values: usize) -> (RoundTrip, usize) {
         let share = (MAX_BATCH_SIZE / values.max(1)).clamp(MIN_SHARE, MAX_SMALL_VALUE_SIZE);
         let expected = self.value_size.get().min(share);
+        let bytes = values * (CALL_OVERHEAD + expected);
         let round_trip = RoundTrip {
-            class: PriorityClass::Small,
-            bytes: values * (CALL_OVERHEAD + expected),
             max_bytes: values * (CALL_OVERHEAD + share),
-            check: PrimaryCheck::Never,
+            ..RoundTrip::new(PriorityClass::Small, bytes)
         };
         (round_trip, share)
     }

@@ -7,10 +7,11 @@
 --   the settings with which it uses the namespace, which are noted; or '' for a renewal without upkeep,
 --   the channel of the peer,
 --   the number of the heartbeat.
--- Returns the time of the server in ms, and for each cache: id, version, and with upkeep the other settings.
+-- Returns the time of the server in ms, and for each cache: id, version, with upkeep the other settings, and 1 if the
+-- settings are refused, so that the lease is not renewed.
 
--- Removes readers whose leases have ended, keeps the state, and notes the settings. Returns the other settings.
-local function keep(settings_key, settings)
+-- Removes readers whose leases have ended, and keeps the state.
+local function keep()
   for _, peer in ipairs(redis.call('ZRANGEBYSCORE', readers_key, '-inf', now())) do
     if peer ~= '' then
       redis.call('ZREM', readers_key, peer)
@@ -19,23 +20,18 @@ local function keep(settings_key, settings)
   for _, key in ipairs({state_key, readers_key, tags_key}) do
     redis.call('PEXPIRE', key, RETENTION)
   end
-  redis.call('HSET', settings_key, settings, now() + ARGV[4])
-  redis.call('PEXPIRE', settings_key, RETENTION)
-  local others = {}
-  for _, other in ipairs(redis.call('HKEYS', settings_key)) do
-    local left = redis.call('HGET', settings_key, other) - now()
-    -- If more is left than was given, the clock was set back.
-    if left <= 0 or left > tonumber(ARGV[4]) then
-      redis.call('HDEL', settings_key, other)
-    elseif other ~= settings then
-      table.insert(others, other)
-    end
-  end
-  return others
 end
 
 local function renew(settings_key, peer, own_lease, read_lease, settings, channel, nonce)
   begin_writing()
+  local others, is_refused = false, false
+  if settings ~= '' then
+    keep()
+    others, is_refused = note_settings(settings_key, settings, ARGV[4])
+  end
+  if is_refused then
+    return {id, version, others, 1}
+  end
   if own_lease == '0' then
     redis.call('ZREM', readers_key, peer)
   else
@@ -45,9 +41,8 @@ local function renew(settings_key, peer, own_lease, read_lease, settings, channe
   if lease < tonumber(read_lease) then
     redis.call('SETRANGE', state_key, 32, pack(read_lease))
   end
-  local others = settings ~= '' and keep(settings_key, settings)
   publish(channel, 'B' .. id .. pack(version) .. pack(nonce))
-  return {id, version, others}
+  return {id, version, others, 0}
 end
 
 if not has_history() then
