@@ -1,10 +1,12 @@
 //! Histories of the reads and writes of several processes during random failures.
 
 use super::checker::{Kind, Operation, Summary, Time, assert_allowed, now, parse, violations};
+use super::partitions::PARTITIONS;
+use super::servers::cluster::Cluster;
 use super::servers::{Cut, Proxy, Server, TEST_TIMEOUT, soon};
 use super::worker::{Database, Worker, kind_of};
 use super::{MINUTE, SHORT_HEARTBEAT, builder_with};
-use hotset::{Consistency, LocalCacheBuilder, TieredCache};
+use hotset::{Consistency, Loaded, LocalCacheBuilder, Propagation, TieredCache};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
@@ -19,6 +21,17 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// The number of keys.
 const KEYS: u64 = 40;
+
+/// The number of tags. Each even key has one of them.
+const TAGS: u64 = 4;
+
+fn tag(number: u64) -> String {
+    format!("tag {number}")
+}
+
+fn tag_of(key: u64) -> Option<String> {
+    (key % 2 == 0).then(|| tag(key / 2 % TAGS))
+}
 
 /// Returns the consistency class of a name in the arguments of a worker.
 fn class(name: &str) -> Consistency {
@@ -54,10 +67,11 @@ struct Actor {
 pub(crate) async fn work(url: &str, database: Database, words: &[&str]) {
     let [process, processes, consistency, deadline, log] = words else {
         unreachable!(
-            "the number of the process, the number of processes, the class, the deadline in milliseconds, and the \
-             path of the log"
+            "the number of the process, the number of processes, the class and the number of partitions, the deadline \
+             in milliseconds, and the path of the log"
         );
     };
+    let (consistency, partitions) = consistency.split_once('/').unwrap_or((consistency, "1"));
     let mut log = File::create(log).unwrap();
     let (operations, mut recorded) = unbounded_channel::<Operation>();
     let recording = tokio::task::spawn_blocking(move || {
@@ -75,7 +89,9 @@ pub(crate) async fn work(url: &str, database: Database, words: &[&str]) {
     let refresh_after =
         |local: LocalCacheBuilder<_, _>| local.refresh_after(Duration::from_millis(20));
     let cache = builder_with::<u64>(url, class(consistency), refresh_after);
-    let cache = cache.replicas(u64::from(*consistency == "realtime-wait"));
+    let cache = cache
+        .replicas(u64::from(consistency == "realtime-wait"))
+        .partitions(partitions.parse().unwrap());
     let actor = Actor {
         cache: cache
             .heartbeat(SHORT_HEARTBEAT)
@@ -109,11 +125,14 @@ impl Actor {
             match random.random_range(0..100) {
                 0..80 => self.read(key).await,
                 80..85 => self.get(key).await,
-                85..87 => self.refresh(key).await,
+                // A refreshed value has no tags.
+                85..87 if key % 2 == 1 => self.refresh(key).await,
                 87..90 => {
                     self.read_many([key, (key + 7) % KEYS, (key + 9) % KEYS])
                         .await;
                 }
+                90 if random.random_range(0..4) == 0 => self.increment_all().await,
+                91 => self.increment_tag(key / 2 % TAGS).await,
                 _ if key % 2 == 0 => self.increment(key).await,
                 _ if key / 2 % self.processes == self.process as u64 % self.processes => {
                     self.write_through(key).await;
@@ -139,9 +158,12 @@ impl Actor {
 
     async fn read(&self, key: u64) {
         let begun = now();
-        let load = |key| async move { Ok::<_, ()>(self.database.get(key).await) };
-        let number = self.cache.get_or_load_async(&key, load).await.unwrap();
-        self.record(key, begun, Kind::Read(now()), number);
+        let load = |key| async move {
+            let row = self.database.get(key).await;
+            Ok::<_, ()>(Loaded::new(row).tags(tag_of(key)))
+        };
+        let loaded = self.cache.get_or_load_entry_async(&key, load).await;
+        self.record(key, begun, Kind::Read(now()), loaded.unwrap());
     }
 
     async fn get(&self, key: u64) {
@@ -163,13 +185,14 @@ impl Actor {
         let load = |missing: Vec<u64>| async {
             let mut rows = Vec::new();
             for key in missing {
-                rows.push((key, self.database.get(key).await));
+                let row = self.database.get(key).await;
+                rows.push((key, Loaded::new(row).tags(tag_of(key))));
             }
             Ok::<_, ()>(rows)
         };
         let numbers = self
             .cache
-            .get_many_or_load_async(&keys, load)
+            .get_many_or_load_entries_async(&keys, load)
             .await
             .unwrap();
         for (key, number) in keys.into_iter().zip(numbers) {
@@ -183,6 +206,36 @@ impl Actor {
         let number = self.database.increment(key).await;
         let propagation = self.cache.invalidate(&key).await;
         self.record(key, begun, kind_of(propagation), number);
+    }
+
+    /// Changes all even keys with a tag in the database, and invalidates the tag.
+    async fn increment_tag(&self, number: u64) {
+        let keys = (0..KEYS).filter(|key| tag_of(*key) == Some(tag(number)));
+        self.increment_many(keys, async || self.cache.invalidate_tag(&tag(number)).await)
+            .await;
+    }
+
+    /// Changes all even keys in the database, and invalidates everything.
+    async fn increment_all(&self) {
+        let keys = (0..KEYS).filter(|key| key % 2 == 0);
+        self.increment_many(keys, async || self.cache.clear().await)
+            .await;
+    }
+
+    async fn increment_many(
+        &self,
+        keys: impl Iterator<Item = u64>,
+        invalidate: impl AsyncFn() -> Propagation,
+    ) {
+        let begun = now();
+        let mut changed = Vec::new();
+        for key in keys {
+            changed.push((key, self.database.increment(key).await));
+        }
+        let propagation = invalidate().await;
+        for (key, number) in changed {
+            self.record(key, begun, kind_of(propagation), number);
+        }
     }
 
     /// Writes the key through the cache. Only one process does this for a key.
@@ -386,6 +439,68 @@ async fn l2_only_reads_are_correct_during_random_failures() {
 async fn bounded_reads_are_within_their_bound_during_random_failures() {
     let history = history_of("bounded", 4, duration() / 2).await;
     assert_allowed(&history, BOUND + CLOCK_RESOLUTION);
+}
+
+/// The deadline of workers on a cluster.
+const CLUSTER_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Injects a random failure into a cluster, and waits until it is repaired.
+async fn fail_cluster(cluster: &mut Cluster, workers: &mut Workers, random: &mut SmallRng) {
+    let slots: Vec<u16> = cluster
+        .partitions("test", PARTITIONS)
+        .into_values()
+        .collect();
+    let slot = slots[random.random_range(0..slots.len())];
+    let primary = cluster.primaries(slot)[0].0;
+    let at = random.random_range(0..workers.urls.len());
+    let millis = |max| Duration::from_millis(max);
+    match random.random_range(0..9) {
+        0 | 1 => cluster.move_slot(slot),
+        2 => cluster.fail_over(slot, None),
+        3 => cluster.fail_over(slot, Some("TAKEOVER")),
+        4 => {
+            // Too short for a failover.
+            cluster.servers[primary].pause();
+            tokio::time::sleep(millis(random.random_range(100..600))).await;
+            cluster.servers[primary].resume();
+        }
+        5 => {
+            cluster.servers[primary].pause();
+            cluster.wait_for_failover(slot, primary);
+            cluster.servers[primary].resume();
+        }
+        6 => {
+            cluster.servers[primary].kill();
+            cluster.wait_for_failover(slot, primary);
+            cluster.servers[primary].restart();
+        }
+        7 => {
+            workers.all[at].signal(Signal::STOP);
+            tokio::time::sleep(millis(random.random_range(100..600))).await;
+            workers.all[at].signal(Signal::CONT);
+        }
+        _ => workers.replace(at),
+    }
+    cluster.wait_until_settled();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn realtime_reads_of_partitions_are_correct_during_random_failures_of_a_cluster() {
+    let mut cluster = Cluster::start();
+    let mut random = SmallRng::from_rng(&mut rand::rng());
+    let urls = vec![cluster.url(); 4];
+    let mut workers = Workers::start("realtime/16", urls, CLUSTER_DEADLINE);
+    let works = || workers.operations().len() > 100;
+    soon("the workers run", works).await;
+    let (begun, mut faults) = (Instant::now(), 0);
+    while begun.elapsed() < duration() {
+        fail_cluster(&mut cluster, &mut workers, &mut random).await;
+        faults += 1;
+        tokio::time::sleep(Duration::from_millis(random.random_range(100..1_000))).await;
+    }
+    let history = workers.end();
+    println!("cluster: {}, {faults} faults", Summary(&history));
+    assert_allowed(&history, Duration::ZERO);
 }
 
 /// The checker must detect caches that serve from L1 without proof.

@@ -16,6 +16,7 @@ mod losses;
 mod lost_batches;
 mod mixed;
 mod outage;
+mod partitions;
 mod paths;
 mod plain_reads;
 mod processes;

@@ -1,7 +1,17 @@
 //! A Redis Cluster of three primaries with a replica each.
 
 use super::{Server, eventually, free_port};
+use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
+
+/// Checks whether a server serves a slot, by its line in the reply to `CLUSTER NODES`.
+fn serves(line: &str, slot: u16) -> bool {
+    line.split(' ').skip(8).any(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let range = first.parse().ok().zip(last.parse().ok());
+        range.is_some_and(|(first, last): (u16, u16)| (first..=last).contains(&slot))
+    })
+}
 
 /// A running cluster of six servers.
 pub struct Cluster {
@@ -9,13 +19,22 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the servers, and waits until they form a cluster.
+    /// Starts the servers, and waits until they form a cluster. A server that does not reply for a second is replaced.
     pub fn start() -> Self {
+        Self::start_with("1000")
+    }
+
+    /// Like [`start`](Self::start), for tests without a failover. A busy machine may delay the replies of servers.
+    pub fn start_without_failover() -> Self {
+        Self::start_with("60000")
+    }
+
+    fn start_with(node_timeout_millis: &str) -> Self {
         let servers: Vec<_> = (0..6)
             .map(|_| {
                 let bus = free_port().to_string();
                 let options = ["--cluster-enabled", "yes", "--cluster-port", &bus];
-                let timing = ["--cluster-node-timeout", "1000"];
+                let timing = ["--cluster-node-timeout", node_timeout_millis];
                 Server::start_with(&[&options[..], &timing].concat())
             })
             .collect();
@@ -42,11 +61,13 @@ impl Cluster {
 
     /// Returns the reply to `CLUSTER NODES` of a server that replies, one line for each server.
     fn nodes(&self) -> Vec<String> {
-        let mut answers = self.servers.iter().filter_map(|server| {
-            let nodes: Option<String> = server.try_command(&[b"CLUSTER", b"NODES"]);
-            nodes
+        let mut nodes: Option<String> = None;
+        eventually("a server replies", || {
+            let mut servers = self.servers.iter();
+            nodes = servers.find_map(|server| server.try_command(&[b"CLUSTER", b"NODES"]));
+            nodes.is_some()
         });
-        let nodes = answers.next().unwrap_or_default();
+        let nodes = nodes.unwrap_or_default();
         nodes.lines().map(Into::into).collect()
     }
 
@@ -70,15 +91,58 @@ impl Cluster {
             let (Some(index), true, true) = (index, is_primary, words.len() > 8) else {
                 continue;
             };
-            let serves = words[8..].iter().any(|range| {
-                let (first, last) = range.split_once('-').unwrap_or((range, range));
-                let range = first.parse().ok().zip(last.parse().ok());
-                range.is_some_and(|(first, last): (u16, u16)| (first..=last).contains(&slot))
-            });
-            let at = if serves { 0 } else { primaries.len() };
+            let at = if serves(&line, slot) {
+                0
+            } else {
+                primaries.len()
+            };
             primaries.insert(at, (index, words[0].to_string()));
         }
         primaries
+    }
+
+    /// Returns the slots of the partitions of a namespace, by their numbers, as far as they have a state.
+    pub fn partitions(&self, namespace: &str, count: u16) -> BTreeMap<u16, u16> {
+        let pattern = format!("hotset:{count}:{{{namespace}/*:state");
+        let mut slots = BTreeMap::new();
+        for server in &self.servers {
+            let names: Option<Vec<String>> = server.try_command(&[b"KEYS", pattern.as_bytes()]);
+            for name in names.unwrap_or_default() {
+                // The number is between the namespace and the salt.
+                let number = name.split(['/', '.']).nth(1).unwrap().parse().unwrap();
+                let slot: Option<u16> =
+                    server.try_command(&[b"CLUSTER", b"KEYSLOT", name.as_bytes()]);
+                slots.insert(number, slot.unwrap());
+            }
+        }
+        slots
+    }
+
+    /// Lets the replica of the primary that serves a slot take over, and waits until it has. Without a mode, the replica
+    /// waits for the writes of the primary first.
+    pub fn fail_over(&self, slot: u16, mode: Option<&str>) {
+        let (old, id) = self.primaries(slot).swap_remove(0);
+        let port = |line: &str| {
+            let address = line.split(' ').nth(1)?;
+            address.split([':', '@']).nth(1)?.parse().ok()
+        };
+        let nodes = self.nodes();
+        let replica = nodes
+            .iter()
+            .find(|line| line.split(' ').nth(3) == Some(&id));
+        let port: u16 = replica.and_then(|line| port(line)).unwrap();
+        let replica = self.servers.iter().find(|server| server.port() == port);
+        let words = ["CLUSTER", "FAILOVER"].into_iter().chain(mode);
+        let words: Vec<&[u8]> = words.map(str::as_bytes).collect();
+        let () = replica.unwrap().command(&words);
+        self.wait_for_failover(slot, old);
+    }
+
+    /// Sets an option of all servers.
+    pub fn configure(&self, name: &str, value: &str) {
+        for server in &self.servers {
+            let () = server.command(&[b"CONFIG", b"SET", name.as_bytes(), value.as_bytes()]);
+        }
     }
 
     /// Waits until a server other than `old` serves a slot.
@@ -110,36 +174,56 @@ impl Cluster {
         });
     }
 
-    /// Moves a slot, with its keys, to another server.
+    /// Moves a slot, with its keys, to another server, and waits until all primaries agree.
     pub fn move_slot(&self, slot: u16) {
+        let (to, to_id) = self.primaries(slot).swap_remove(1);
+        // A message that the old server sent before may reverse the move, until the new one has announced its epoch.
+        eventually("the slot has moved", || {
+            self.try_move_slot(slot, &self.servers[to], &to_id)
+        });
+    }
+
+    /// Moves a slot to a server. Returns `true` if all primaries agree.
+    fn try_move_slot(&self, slot: u16, to: &Server, to_id: &str) -> bool {
         let primaries = self.primaries(slot);
-        let [(from, from_id), (to, to_id), ..] = &primaries[..] else {
-            unreachable!("there are three");
-        };
-        let (from, to) = (&self.servers[*from], &self.servers[*to]);
+        let all = || primaries.iter().map(|(index, _)| &self.servers[*index]);
         let number = slot.to_string();
         let set = |server: &Server, what: &str, id: &str| {
             let words = ["CLUSTER", "SETSLOT", &number, what, id];
-            let () = server.command(&words.map(str::as_bytes));
+            // It fails if the server does not serve the slot any more.
+            let _: Option<()> = server.try_command(&words.map(str::as_bytes));
         };
-        set(to, "IMPORTING", from_id);
-        set(from, "MIGRATING", to_id);
+        if let Some((from, from_id)) = primaries.first().filter(|(_, id)| id != to_id) {
+            let from = &self.servers[*from];
+            set(to, "IMPORTING", from_id);
+            set(from, "MIGRATING", to_id);
+            self.migrate(slot, from, to);
+        }
+        set(to, "NODE", to_id);
+        all().for_each(|server| set(server, "NODE", to_id));
+        all().all(|server| {
+            let nodes: Option<String> = server.try_command(&[b"CLUSTER", b"NODES"]);
+            nodes.is_some_and(|nodes| {
+                let new = nodes.lines().find(|line| line.starts_with(to_id));
+                new.is_some_and(|line| serves(line, slot))
+            })
+        })
+    }
+
+    /// Moves the keys of a slot.
+    fn migrate(&self, slot: u16, from: &Server, to: &Server) {
+        let number = slot.to_string();
         loop {
             let some: Vec<Vec<u8>> =
                 from.command(&[b"CLUSTER", b"GETKEYSINSLOT", number.as_bytes(), b"100"]);
             if some.is_empty() {
-                break;
+                return;
             }
             let port = to.port().to_string();
             let head = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
             let mut words: Vec<&[u8]> = head.iter().map(|word| word.as_bytes()).collect();
             words.extend(some.iter().map(Vec::as_slice));
             let _: String = from.command(&words);
-        }
-        set(to, "NODE", to_id);
-        set(from, "NODE", to_id);
-        for (index, _) in &primaries[2..] {
-            set(&self.servers[*index], "NODE", to_id);
         }
     }
 }
