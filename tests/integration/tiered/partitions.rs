@@ -14,6 +14,7 @@ use support::caches::wait_until_proven;
 pub(super) const PARTITIONS: u16 = 16;
 
 const KEYS: u64 = 100;
+const KEY_COUNT: usize = 100;
 
 /// Returns a cache that uses all primaries of the cluster.
 async fn partitioned(cluster: &Cluster, consistency: Consistency) -> TieredCache<u64, u64> {
@@ -74,15 +75,11 @@ async fn keys_of_a_namespace_are_on_all_primaries_and_changes_reach_all_processe
     let slots = cluster.partitions("test", PARTITIONS);
     assert_eq!(slots.len(), usize::from(PARTITIONS));
     let partitions = partitions_of_keys(&cluster);
-    assert_eq!(partitions.len(), KEYS as usize);
+    assert_eq!(partitions.len(), KEY_COUNT);
     for (index, _) in cluster.primaries(0) {
         let entries = format!("hotset:{PARTITIONS}:{{test/*:e:*");
         let entries: Vec<Vec<u8>> = cluster.servers[index].command(&[b"KEYS", entries.as_bytes()]);
-        assert!(
-            entries.len() > KEYS as usize / 6,
-            "{} entries",
-            entries.len()
-        );
+        assert!(entries.len() > KEY_COUNT / 6, "{} entries", entries.len());
     }
 
     let keys: Vec<u64> = (0..KEYS).collect();
@@ -90,13 +87,13 @@ async fn keys_of_a_namespace_are_on_all_primaries_and_changes_reach_all_processe
     assert_eq!(found, keys.iter().copied().map(Some).collect::<Vec<_>>());
     assert_eq!(one.invalidate(&7).await, Propagation::Acknowledged);
     assert_eq!(other.get(&7).await, None);
-    assert_eq!(keys_in_l1(&other).await.len(), KEYS as usize - 1);
+    assert_eq!(keys_in_l1(&other).await.len(), KEY_COUNT - 1);
     let tagged = Loaded::new(7).tags(["tag"]);
     one.insert_loaded(7, tagged).await;
     assert_eq!(other.get(&7).await, Some(7));
     assert_eq!(one.invalidate_tag("tag").await, Propagation::Acknowledged);
     assert_eq!(other.get(&7).await, None);
-    assert_eq!(keys_in_l1(&other).await.len(), KEYS as usize - 1);
+    assert_eq!(keys_in_l1(&other).await.len(), KEY_COUNT - 1);
     assert_eq!(one.clear().await, Propagation::Acknowledged);
     let found = other.get_many(&keys).await;
     assert!(found.into_iter().all(|value| value.is_none()));
@@ -137,7 +134,7 @@ async fn moved_slot_costs_the_keys_of_its_partition_only() {
         );
     }
     load_all(&cache).await;
-    assert_eq!(keys_in_l1(&cache).await.len(), KEYS as usize);
+    assert_eq!(keys_in_l1(&cache).await.len(), KEY_COUNT);
     assert_eq!(cache.invalidate(&7).await, Propagation::Acknowledged);
 }
 
@@ -159,7 +156,7 @@ async fn moves_of_other_slots_cost_no_entry_of_l1() {
         cluster.move_slot(slot);
     }
     wait_until_proven(&cache).await;
-    assert_eq!(keys_in_l1(&cache).await.len(), KEYS as usize);
+    assert_eq!(keys_in_l1(&cache).await.len(), KEY_COUNT);
     assert_eq!(cache.tier_stats().l1_invalidations, invalidations);
 }
 
@@ -191,9 +188,7 @@ async fn dead_primary_costs_its_own_keys_only() {
         let key = others[round % others.len()];
         assert_eq!(cache.insert(key, key).await, Propagation::Acknowledged);
     }
-    let loads = lost
-        .iter()
-        .map(|key| cache.get_or_load_async(key, |key| value(key)));
+    let loads = lost.iter().map(|key| cache.get_or_load_async(key, value));
     for (loaded, key) in join_all(loads).await.into_iter().zip(&lost) {
         assert_eq!(loaded.unwrap(), *key);
     }
@@ -226,7 +221,7 @@ async fn invalidator_without_cache_reaches_all_partitions() {
     }
     right.invalidate_tag("tag").await.unwrap();
     assert_eq!(cache.get(&7).await, None);
-    assert_eq!(keys_in_l1(&cache).await.len(), KEYS as usize - 4);
+    assert_eq!(keys_in_l1(&cache).await.len(), KEY_COUNT - 4);
     right.clear().await.unwrap();
     assert_eq!(keys_in_l1(&cache).await.len(), 0);
     // The check of another number says that no cache has it.

@@ -197,7 +197,7 @@ impl Cluster {
             let from = &self.servers[*from];
             set(to, "IMPORTING", from_id);
             set(from, "MIGRATING", to_id);
-            self.migrate(slot, from, to);
+            migrate(slot, from, to);
         }
         set(to, "NODE", to_id);
         all().for_each(|server| set(server, "NODE", to_id));
@@ -209,21 +209,21 @@ impl Cluster {
             })
         })
     }
+}
 
-    /// Moves the keys of a slot.
-    fn migrate(&self, slot: u16, from: &Server, to: &Server) {
-        let number = slot.to_string();
-        loop {
-            let some: Vec<Vec<u8>> =
-                from.command(&[b"CLUSTER", b"GETKEYSINSLOT", number.as_bytes(), b"100"]);
-            if some.is_empty() {
-                return;
-            }
-            let port = to.port().to_string();
-            let head = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
-            let mut words: Vec<&[u8]> = head.iter().map(|word| word.as_bytes()).collect();
-            words.extend(some.iter().map(Vec::as_slice));
-            let _: String = from.command(&words);
+/// Moves the keys of a slot.
+fn migrate(slot: u16, from: &Server, to: &Server) {
+    let number = slot.to_string();
+    loop {
+        let some: Vec<Vec<u8>> =
+            from.command(&[b"CLUSTER", b"GETKEYSINSLOT", number.as_bytes(), b"100"]);
+        if some.is_empty() {
+            return;
         }
+        let port = to.port().to_string();
+        let head = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+        let mut words: Vec<&[u8]> = head.iter().map(|word| word.as_bytes()).collect();
+        words.extend(some.iter().map(Vec::as_slice));
+        let _: String = from.command(&words);
     }
 }
