@@ -8,10 +8,19 @@ use std::time::{Duration, Instant};
 /// The alert that an outage of Redis raises.
 const ALERT: &str = "HotsetBreakerOpen";
 
+/// The alert that is raised after the outage, because Redis has restarted without values.
+const COLD: &str = "HotsetPartitionsCold";
+
 /// The caches of a shop. The single value of `home` is in L1, so the shop seldom requests it from Redis.
 const CACHES: [&str; 6] = [
     "home", "prices", "products", "profiles", "sessions", "stock",
 ];
+
+/// Returns the number of caches, of all shops, for which an alert fires.
+fn count(firing: &[Alert], name: &str) -> usize {
+    let count = |cache| firing.iter().filter(|alert| alert.is(name, cache)).count();
+    CACHES.into_iter().map(count).sum()
+}
 
 /// Waits until a condition on the firing alerts is true. Returns the time that this took.
 fn time_until(prometheus: &Prometheus, is_true: impl Fn(&[Alert]) -> bool) -> Duration {
@@ -46,8 +55,7 @@ fn outage_of_redis_raises_an_alert_while_shops_serve() {
 
     deployment.redis.kill();
     let fired = time_until(prometheus, |firing| {
-        let is_raised = |cache| firing.iter().filter(|alert| alert.is(ALERT, cache)).count() == 2;
-        CACHES.into_iter().all(is_raised)
+        count(firing, ALERT) == 2 * CACHES.len()
     });
     for alert in prometheus.firing() {
         let [summary, description] =
@@ -57,7 +65,9 @@ fn outage_of_redis_raises_an_alert_while_shops_serve() {
     }
 
     deployment.redis.restart();
-    let resolved = time_until(prometheus, <[Alert]>::is_empty);
+    let resolved = time_until(prometheus, |firing| {
+        count(firing, COLD) == 2 * CACHES.len() && firing.len() == 2 * CACHES.len()
+    });
 
     let served = deployment.customers.stop();
     let requests: u64 = served.iter().map(|served| served.requests).sum();

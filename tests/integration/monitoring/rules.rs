@@ -15,7 +15,7 @@ fn each_alert_has_a_severity_a_description_and_a_time() {
     let no_exporter = (Ipv4Addr::LOCALHOST, free_port()).into();
     let rules = Prometheus::start(&[], no_exporter).rules();
     let alerts: Vec<_> = rules.iter().filter(|rule| rule.is_alert()).collect();
-    assert!(alerts.len() >= 7, "{alerts:?}");
+    assert!(alerts.len() >= 11, "{alerts:?}");
     for alert in alerts {
         let name = &alert.name;
         let severity = alert.labels.get("severity").map(String::as_str);

@@ -1,7 +1,8 @@
-//! Two processes of the shop over one PostgreSQL and one Redis.
+//! Two processes of the shop over one PostgreSQL and one Redis, or a cluster.
 
 use super::client::agent;
 use super::routes::{SMALL, check_concurrent_purchases, check_reads};
+use super::servers::cluster::Cluster;
 use super::servers::postgres::Postgres;
 use super::servers::shop::Shop;
 use super::servers::{Server, eventually, soon_async};
@@ -25,20 +26,39 @@ impl Backends {
 
     /// Starts a shop with additional options.
     pub(crate) fn start_shop(&self, options: &[&str]) -> Shop {
-        let (database, redis) = (self.postgres.url(), self.redis.url());
-        // Long enough that a change is acknowledged on a busy machine, too.
-        let deadline = ["--redis-deadline", "10000"];
-        let servers = [&["--database", &database, "--redis", &redis], &deadline[..]].concat();
-        Shop::start(&[&SMALL[..], &servers, options].concat())
+        start_shop(&self.postgres, &self.redis.url(), options)
     }
 
     /// Starts two shops at the same time.
     pub(crate) fn start_two_shops(&self) -> [Shop; 2] {
-        thread::scope(|scope| {
-            let start = || scope.spawn(|| self.start_shop(&[]));
-            [start(), start()].map(|shop| shop.join().unwrap())
-        })
+        start_two_shops(&self.postgres, &self.redis.url())
     }
+}
+
+/// Starts a shop over a database and the Redis with this URL, with additional options.
+fn start_shop(postgres: &Postgres, redis: &str, options: &[&str]) -> Shop {
+    let database = postgres.url();
+    // Long enough that a change is acknowledged on a busy machine, too.
+    let deadline = ["--redis-deadline", "10000"];
+    let servers = [&["--database", &database, "--redis", redis], &deadline[..]].concat();
+    Shop::start(&[&SMALL[..], &servers, options].concat())
+}
+
+/// Starts two shops at the same time.
+fn start_two_shops(postgres: &Postgres, redis: &str) -> [Shop; 2] {
+    thread::scope(|scope| {
+        let start = || scope.spawn(|| start_shop(postgres, redis, &[]));
+        [start(), start()].map(|shop| shop.join().unwrap())
+    })
+}
+
+/// Waits until invalidations by other processes are proven to arrive in a shop.
+fn wait_until_healthy(shop: &Shop) {
+    eventually("the shop is healthy", || {
+        let health = shop.get("/healthz");
+        assert_eq!(health.status, 200, "{health:?}");
+        health.body["redis"] == "ok"
+    });
 }
 
 #[test]
@@ -46,11 +66,7 @@ fn acknowledged_change_is_visible_in_both_processes() {
     let backends = Backends::new();
     let shops = backends.start_two_shops();
     check_reads(&shops[0]);
-    eventually("the other shop is healthy", || {
-        let health = shops[1].get("/healthz");
-        assert_eq!(health.status, 200, "{health:?}");
-        health.body["redis"] == "ok"
-    });
+    wait_until_healthy(&shops[1]);
     let [one, other] = &shops;
     for round in 0..60 {
         let (writer, reader) = if round % 2 == 0 {
@@ -72,6 +88,40 @@ fn acknowledged_change_is_visible_in_both_processes() {
         .each_ref()
         .map(|shop| shop.cache("prices")["hits"].as_u64().unwrap());
     assert!(hits.iter().all(|hits| *hits > 0), "{hits:?}");
+}
+
+/// The keys are in partitions on all primaries of the cluster.
+#[test]
+fn acknowledged_changes_over_a_cluster_are_visible_in_both_processes() {
+    let (postgres, cluster) = (Postgres::start(), Cluster::start_without_failover());
+    let shops = start_two_shops(&postgres, &cluster.url());
+    shops.iter().for_each(wait_until_healthy);
+    check_reads(&shops[0]);
+    assert_eq!(cluster.partitions("shop:prices", 16).len(), 16);
+    let [one, other] = &shops;
+    for id in 1..=60 {
+        let (writer, reader) = if id % 2 == 0 {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        // Caches the value that the change is about to replace.
+        reader.get(&format!("/prices/{id}"));
+        let changed = writer.put_price(id, 7 * id);
+        assert_eq!(
+            (changed.status, &changed.body["cents"]),
+            (200, &(7 * id).into())
+        );
+        for shop in &shops {
+            assert_eq!(shop.get(&format!("/prices/{id}")).body, changed.body);
+        }
+    }
+    // The shops read from Redis what the other one has loaded.
+    let l2_hits = |shop: &Shop| shop.cache("prices")["redis"]["hits"].as_u64().unwrap();
+    assert!(
+        shops.iter().all(|shop| l2_hits(shop) > 0),
+        "no hits in Redis"
+    );
 }
 
 #[test]
