@@ -1,7 +1,8 @@
 # Functions and variables that all steps share.
 
-# Nothing is built incrementally here, and less debug information keeps the build directory small.
-export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=line-tables-only
+# Nothing is built incrementally here. Debug information takes a fifth of the time to build the tests, and panics name
+# their line without it.
+export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=none
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 # Programs that steps install with cargo.
 tools=$target/tools

@@ -45,10 +45,10 @@ dependencies() {
     [ "$direct" -le 5 ]
 }
 
-# Runs all tests and doctests with all features. The binaries that mostly wait for servers are built first, and run while
-# the others are built and run.
+# Runs all tests and doctests with all features, except the comparisons with other caches. The binaries that mostly wait
+# for servers are built first, and run while the others are built and run.
 tests() {
-    local all=(cargo test --workspace --all-features) waiting=(tiered monitoring shop)
+    local all=(cargo test --workspace --exclude peers --all-features) waiting=(tiered monitoring shop)
     local binaries binary others=() logs pids=() status=0
     "${all[@]}" --no-run "${waiting[@]/#/--test=}"
     logs=$(mktemp -d)

@@ -2,7 +2,7 @@
 
 full_steps=(
     "${default_steps[@]}" feature-combinations oldest-rust platforms supply-chain oldest-dependencies public-api
-    loom shuttle address-sanitizer thread-sanitizer linearizability release-tests examples benchmarks instructions load
+    loom shuttle address-sanitizer thread-sanitizer linearizability comparisons release-tests examples benchmarks instructions load
     fuzzing
 )
 
@@ -62,6 +62,12 @@ fuzzing() {
 # Checks that concurrent operations of a cache have an order in which a sequential cache returns the same.
 linearizability() {
     HOTSET_OPERATIONS=1000000 cargo test --release -p linearizability
+}
+
+# Compares the policies with plain implementations of their papers, and programs of the migration guides with their
+# ports to this crate.
+comparisons() {
+    cargo test -p peers
 }
 
 # Runs tests in release mode that take too long without optimization.
