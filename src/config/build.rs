@@ -305,6 +305,8 @@ mod tests {
             ("shadow", "true", "shadow: Some(true)"),
             ("replicas", "27", "replicas: 27"),
             ("partitions", "32", "partitions: Some(32)"),
+            ("next_partitions", "64", "next_partitions: Some(64)"),
+            ("moved_percent", "28.5", "moved_percent: Some(28.5)"),
         ];
         let seen = local.iter().chain(&redis);
         let mut names: Vec<&str> = seen.map(|&(name, ..)| name).collect();

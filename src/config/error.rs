@@ -129,6 +129,7 @@ pub(super) fn setting_of(error: &BuildError) -> Option<&'static str> {
         BuildError::Namespace => "namespace",
         BuildError::Heartbeat => "heartbeat",
         BuildError::Partitions => "partitions",
+        BuildError::NextPartitions => "next_partitions",
         BuildError::NoRuntime | BuildError::HubCertificates | BuildError::OtherBound(_) => {
             return None;
         }

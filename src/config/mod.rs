@@ -221,6 +221,12 @@ settings! {
         /// The number of partitions of the namespace: see
         /// [`TieredCacheBuilder::partitions`](crate::TieredCacheBuilder::partitions).
         partitions: u16,
+        /// The number of partitions to which the namespace is moving: see
+        /// [`TieredCacheBuilder::next_partitions`](crate::TieredCacheBuilder::next_partitions).
+        next_partitions: u16,
+        /// The percentage of keys that are read in the next partitions, 0 to 100: see
+        /// [`TieredCacheBuilder::moved_percent`](crate::TieredCacheBuilder::moved_percent).
+        moved_percent: f64,
         /// The path of the file for `TieredCacheBuilder::root_certificate` (feature `redis-tls`).
         root_certificate: PathBuf,
         /// The path of the file with the certificate for `TieredCacheBuilder::client_certificate` (feature

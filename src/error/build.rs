@@ -55,6 +55,8 @@ pub enum BuildError {
     Heartbeat,
     /// The number of partitions is not a power of two from 1 to 1,024.
     Partitions,
+    /// The next number of partitions is not a power of two from 1 to 1,024, or is the current number.
+    NextPartitions,
     /// A change of a bound that the cache does not have, with the name of the method.
     OtherBound(&'static str),
 }
@@ -88,8 +90,8 @@ impl fmt::Display for BuildError {
             Self::OutOfRange("ttl_jitter") => {
                 f.write_str("ttl_jitter is a fraction: use a number above 0 and at most 1")
             }
-            Self::OutOfRange("percent") => {
-                f.write_str("percent is out of range: use a number from 0 to 100")
+            Self::OutOfRange(setting @ ("percent" | "moved_percent")) => {
+                write!(f, "{setting} is out of range: use a number from 0 to 100")
             }
             Self::OutOfRange(setting) => {
                 write!(f, "{setting} is out of range: use a finite number above 0")
@@ -128,6 +130,10 @@ impl fmt::Display for BuildError {
             Self::Partitions => {
                 f.write_str("the number of partitions must be a power of two from 1 to 1,024")
             }
+            Self::NextPartitions => f.write_str(
+                "next_partitions must be a power of two from 1 to 1,024, and another number than partitions: leave it \
+                 out if the number of partitions does not change",
+            ),
             Self::Heartbeat => {
                 f.write_str("heartbeat is out of range: use 50 milliseconds to 60 seconds")
             }

@@ -133,6 +133,10 @@ metrics! {
     PARTITIONS_PROVEN: Gauge "hotset_partitions_proven",
         "Number of partitions whose invalidations by other processes are proven to arrive.";
     #[cfg(feature = "redis")]
+    MOVED_PERCENT: Gauge "hotset_moved_percent", "Percentage of keys that are read in the next partitions.";
+    #[cfg(feature = "redis")]
+    L2_COPIES: Counter "hotset_l2_copies_total", "Values that were copied to the next partitions.";
+    #[cfg(feature = "redis")]
     PARTITIONS_COLD: Counter "hotset_partitions_cold_total",
         "Losses of the values of a partition in Redis, by a failover, a moved slot, a restart or an eviction.";
     #[cfg(feature = "redis")]

@@ -382,6 +382,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             request.close();
             batch.to_load.push((key, None));
         }
+        if !is_shadow {
+            self.copy_to_load(&mut batch).await;
+        }
         batch
     }
 
@@ -396,9 +399,10 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return again;
         }
         let asked = Instant::now();
-        let lookups = requests
-            .iter()
-            .map(|it| it.request.lookup_request(it.unreadable));
+        let lookups = requests.iter().map(|it| {
+            let lookup = it.request.lookup_request(it.unreadable);
+            (it.request.partition(), lookup)
+        });
         let answers = self.partitions.lookup(&lookups.collect::<Vec<_>>()).await;
         for (KeyRequest { key, request, .. }, answer) in requests.into_iter().zip(answers) {
             let Ok(answer) = answer else {
@@ -422,6 +426,17 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             }
         }
         again
+    }
+
+    /// Copies the values of keys that were to be loaded from the old layout, if the namespace is moving to another one.
+    async fn copy_to_load(&self, batch: &mut BatchAnswer<K, V>) {
+        let copied = self.copy_values(std::mem::take(&mut batch.to_load)).await;
+        for (key, result) in copied {
+            match result {
+                Ok(fetched) => batch.found.push((key, fetched)),
+                Err(lease) => batch.to_load.push((key, lease)),
+            }
+        }
     }
 
     /// Stores loaded values in L2. The leases of keys for which the loader returned no value are released.

@@ -10,12 +10,12 @@ use crate::tiered::health::TierCounters;
 use crate::tiered::l2::calls::CallCounters;
 use crate::tiered::l2::circuit_breaker::CircuitBreaker;
 use crate::tiered::l2::codec_health::CodecHealth;
-use crate::tiered::l2::redis::{
-    Hub, Layout, PartitionId, Redis, RedisSettings, Target, entropy, suffix,
-};
+use crate::tiered::l2::redis::{Hub, Layout, PartitionId, Redis, RedisSettings, Target, entropy};
 use crate::tiered::l2::remote::Peer;
+use crate::tiered::layout_change::LayoutChange;
 use crate::tiered::load_lease::Releases;
-use crate::tiered::partition::{Partition, Partitions, number_of};
+use crate::tiered::partition::{Partition, Partitions};
+use crate::tiered::partition_map::{PartitionMap, number_of};
 use crate::tiered::refresh_by_rule::RefreshThrottle;
 use crate::tiered::rollout::Rollout;
 use crate::tiered::settings::TierSettings;
@@ -61,18 +61,24 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         let name = name.clone();
         let me = entropy();
         let count = partition_count(builder.partitions, &hub)?;
+        let change = builder
+            .next_partitions
+            .map(|next| layout_change(count, next, &settings.rollout))
+            .transpose()?;
         let mut redis = RedisSettings {
             deadline: builder.deadline,
             lease: settings.lease,
             read_lease: settings.read_lease(),
             max_size: builder.codec.max_size,
             replicas: builder.replicas,
-            shared_settings: shared_settings(settings.consistency, &builder.codec.name, count),
+            shared_settings: shared_settings(settings.consistency, &builder.codec.name),
             layout: Arc::default(),
         };
-        if count > 1 {
-            local.settings.partitions = Some(key_partitions(count));
-            redis.layout = layout_of_several(&hub, &settings.namespace, me, &redis);
+        let map = PartitionMap::new(count, change.clone());
+        if map.len() > 1 {
+            local.settings.partitions = Some(key_partitions(map.count_in_l1()));
+            redis.layout =
+                layout_of_several(&hub, &settings.namespace, (me, &redis), count, change);
         }
         let permits = loads.unwrap_or(DEFAULT_MAX_LOADS);
         let bulkhead = Arc::new(Bulkhead::new(permits, settings.lease));
@@ -81,18 +87,23 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         if let Some(percent) = builder.percent {
             settings.rollout.set_percent(percent)?;
         }
+        if let Some(percent) = builder.moved_percent {
+            settings.rollout.set_moved_percent(percent)?;
+        }
         if let Some(shadow) = builder.shadow {
             settings.rollout.set_shadow(shadow);
         }
         let calls = Arc::<CallCounters>::default();
-        let partition = |number| {
-            let id = PartitionId { number, of: count };
-            let redis = Redis::new(Arc::clone(&hub), &settings.namespace, id, me, redis.clone());
+        let partition = |id| {
+            let redis = redis.in_layout(id);
+            let redis = Redis::new(Arc::clone(&hub), &settings.namespace, id, me, redis);
             let remote = Box::new(Arc::new(redis));
             let l2 = CircuitBreaker::new(name.clone(), Arc::clone(&calls), remote);
             Partition::new(l2, builder.max_queue)
         };
-        let partitions = Partitions::new((0..count).map(partition).collect());
+        let next = builder.next_partitions.unwrap_or(0);
+        let ids = PartitionId::all(count).chain(PartitionId::all(next));
+        let partitions = Partitions::new(ids.map(partition).collect(), map);
         let inner = Inner {
             l1,
             calls,
@@ -121,40 +132,53 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
 }
 
 /// Returns the partitions of the keys of L1.
-fn key_partitions<K: RemoteKey>(count: u16) -> KeyPartitions<K> {
+fn key_partitions<K: RemoteKey>(count: usize) -> KeyPartitions<K> {
     let of = move |key: &K| {
         // A key without a name is local to this process, so it may be in any partition.
-        let number = name_of(key).map_or(0, |name| number_of(&name, usize::from(count)));
+        let number = name_of(key).map_or(0, |name| number_of(&name, count));
         u16::try_from(number).unwrap_or(0)
     };
     KeyPartitions {
-        count,
+        // At most `MAX_PARTITIONS`.
+        count: u16::try_from(count).unwrap_or(MAX_PARTITIONS),
         of: Box::new(of),
     }
 }
 
-/// Returns the layout of a cache or an invalidator with several partitions.
+/// Returns the layout of a cache or an invalidator with several partitions, or with a change of their number.
 pub(super) fn layout_of_several(
     hub: &Arc<Hub>,
     namespace: &str,
-    me: Peer,
-    settings: &RedisSettings,
+    (me, settings): (Peer, &RedisSettings),
+    count: u16,
+    change: Option<Arc<LayoutChange>>,
 ) -> Arc<Layout> {
     let hub = Arc::clone(hub);
     let redis = Redis::new(hub, namespace, PartitionId::ONLY, me, settings.clone());
-    Arc::new(Layout::of_several(redis))
+    Arc::new(Layout::of_several(redis, count, change))
+}
+
+/// Returns the change of a namespace with `count` partitions to `next` partitions.
+pub(super) fn layout_change(
+    count: u16,
+    next: u16,
+    rollout: &Rollout,
+) -> Result<Arc<LayoutChange>, BuildError> {
+    if next == count || check_partitions(next).is_err() {
+        return Err(BuildError::NextPartitions);
+    }
+    Ok(Arc::new(LayoutChange::new(count, next, rollout.clone())))
 }
 
 /// Describes the settings that all processes of a namespace should share. The bound of `Bounded` may differ.
-fn shared_settings(consistency: Consistency, codec: &str, partitions: u16) -> String {
+fn shared_settings(consistency: Consistency, codec: &str) -> String {
     let class = match consistency {
         Consistency::Realtime => "Realtime",
         Consistency::Bounded(_) => "Bounded",
         Consistency::L2Only => "L2Only",
         Consistency::L1Only => "L1Only",
     };
-    let suffix = suffix(partitions);
-    format!("the class {class} and the codec {codec:?}{suffix}")
+    format!("the class {class} and the codec {codec:?}")
 }
 
 /// Checks the name of a namespace.
@@ -223,6 +247,12 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         }
         if let Some(percent) = self.percent {
             drop(Rollout::with_percent(percent)?);
+        }
+        if let Some(percent) = self.moved_percent {
+            Rollout::full().set_moved_percent(percent)?;
+        }
+        if let (Some(count), Some(next)) = (self.partitions, self.next_partitions) {
+            drop(layout_change(count, next, &Rollout::full())?);
         }
         let local = &self.local.settings;
         if local.max_concurrent_loads == Some(0) {

@@ -54,6 +54,8 @@ pub struct TieredCacheBuilder<K, V> {
     pub(super) deadline: Duration,
     pub(super) max_queue: usize,
     pub(super) partitions: Option<u16>,
+    pub(super) next_partitions: Option<u16>,
+    pub(super) moved_percent: Option<f64>,
     pub(super) percent: Option<f64>,
     pub(super) shadow: Option<bool>,
     pub(super) replicas: u64,
@@ -155,6 +157,8 @@ impl<K, V> LocalCacheBuilder<K, V> {
             deadline: DEFAULT_DEADLINE,
             max_queue: DEFAULT_MAX_QUEUED,
             partitions: None,
+            next_partitions: None,
+            moved_percent: None,
             percent: None,
             shadow: None,
             replicas: 0,
@@ -392,6 +396,67 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         self
     }
 
+    /// Sets the number of partitions to which the namespace is moving while it is in use, a power of two of at most
+    /// 1,024. Default: none, the number does not change.
+    ///
+    /// The values in partitions of another number are under other keys. To change the number of a namespace without
+    /// loading all values again:
+    ///
+    /// 1. Deploy `next_partitions` in all processes, and in all [`Invalidator`](crate::Invalidator)s. From now on they
+    ///    write to both.
+    /// 2. Raise the percentage of keys that are read in the next partitions, by
+    ///    [`moved_percent`](Self::moved_percent), or at run time by
+    ///    [`Rollout::set_moved_percent`](crate::Rollout::set_moved_percent). A value that is missing there is copied,
+    ///    until a minute after the percentage has become 100.
+    /// 3. Deploy the next number as `partitions`, without `next_partitions`.
+    ///
+    /// Wait five minutes between the steps. A process that is too early is no danger: it keeps to the step before, or
+    /// calls Redis only when the others have followed, and [`Health::warnings`](crate::Health::warnings) says so. For
+    /// the way back before step 3, lower the percentage and remove `next_partitions`. After it, move to the old number in
+    /// the same way. Redis needs memory for both while the namespace moves.
+    ///
+    /// # Errors
+    ///
+    /// [`build`](Self::build) returns [`BuildError::NextPartitions`] for another number, or for that of
+    /// [`partitions`](Self::partitions).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rollout = hotset::Rollout::full();
+    /// let builder = hotset::LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis-cluster://127.0.0.1:7000,127.0.0.1:7001", "prices")
+    ///     .partitions(1)
+    ///     .next_partitions(16)
+    ///     .rollout(&rollout);
+    /// // Later, when all processes are deployed, and in steps up to 100:
+    /// rollout.set_moved_percent(10.0)?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
+    pub fn next_partitions(mut self, partitions: u16) -> Self {
+        self.next_partitions = Some(partitions);
+        self
+    }
+
+    /// Sets the initial percentage of keys that are read in the [next partitions](Self::next_partitions): see
+    /// [`Rollout`]. Default: 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let builder = hotset::LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis-cluster://127.0.0.1:7000,127.0.0.1:7001", "prices")
+    ///     .partitions(1)
+    ///     .next_partitions(16)
+    ///     .moved_percent(50.0);
+    /// ```
+    pub fn moved_percent(mut self, percent: f64) -> Self {
+        self.moved_percent = Some(percent);
+        self
+    }
+
     /// Sets the number of replicas that must have a change before it is acknowledged (`WAIT`), and must confirm that
     /// they follow a server before its answers count. Default: 0.
     ///
@@ -499,6 +564,8 @@ impl<K, V> std::fmt::Debug for TieredCacheBuilder<K, V> {
             .field("compress_above", &self.codec.compress_above)
             .field("max_queued_invalidations", &self.max_queue)
             .field("partitions", &self.partitions)
+            .field("next_partitions", &self.next_partitions)
+            .field("moved_percent", &self.moved_percent)
             .field("percent", &self.percent)
             .field("shadow", &self.shadow)
             .field("replicas", &self.replicas)

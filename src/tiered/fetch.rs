@@ -8,7 +8,7 @@ use crate::local::tier_hooks::WaitLimits;
 use crate::tiered::builder::MAX_KEY_LEN;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::health::count;
-use crate::tiered::l2::remote::{Head, LookupReply, LookupRequest, RemoteError, Token, Unreadable};
+use crate::tiered::l2::remote::{Head, LookupReply, RemoteError, Token, Unreadable};
 use crate::tiered::load::Fetched;
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
 use crate::tiered::refresh_by_rule::DueForRefresh;
@@ -71,9 +71,13 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// Checks whether a value that L2 returns for this key may be served.
     pub(super) fn trusts_l2(&self, key: &[u8]) -> bool {
         // A demoted primary may still answer, so an answer counts only while invalidations are proven to arrive.
-        let number = self.partitions.number_of(key);
-        (!self.settings.fails_over || self.read_lease.is_proven(number, now()))
-            && !self.partitions[number].pending_invalidations.covers(key)
+        let map = &self.partitions.map;
+        let now = now();
+        map.is_known()
+            && map.numbers_of(key).all(|number| {
+                (!self.settings.fails_over || self.read_lease.is_proven(number, now))
+                    && !self.partitions[number].pending_invalidations.covers(key)
+            })
     }
 
     /// Returns the time at which a caller with these limits stops waiting for the values of these keys: its deadline
@@ -177,12 +181,16 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
         let request = LeaseRequest::new(self, name);
         let asked = Instant::now();
-        let l2 = &self.partition_of(name).l2;
-        match l2.lookup(&[request.lookup_request(unreadable)]).await {
+        let l2 = &self.partitions[request.partition()].l2;
+        let answer = match l2.lookup(&[request.lookup_request(unreadable)]).await {
             Ok(mut answers) => {
                 self.read(request, answers.pop().unwrap_or(LookupReply::None), asked)
             }
             Err(_) => L2Answer::L2Unavailable,
+        };
+        match answer {
+            L2Answer::LoadLease(lease) if self.copies(&lease) => self.copy_value(lease).await,
+            answer => answer,
         }
     }
 
@@ -271,9 +279,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             consume_budget().await;
             return None;
         };
-        let request = LookupRequest::without_load(&name);
-        let l2 = &self.partition_of(&name).l2;
-        let reply = l2.lookup(&[request]).await.ok()?.pop()?;
+        let reply = self.look_up_names(&[&name]).await.pop()?.ok()?;
         if let LookupReply::Value { envelope, left, .. } = reply {
             self.decode(&envelope, &name, left)?;
             // L2 counts whole milliseconds, so nothing may be left of a value that it still has.
@@ -308,11 +314,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return Ok(());
         }
         let asked = Instant::now();
-        let requests = missing
-            .iter()
-            .map(|(_, _, _, name)| LookupRequest::without_load(name));
-        let requests: Vec<_> = requests.collect();
-        let answers = self.partitions.lookup(&requests).await;
+        let names: Vec<&[u8]> = missing.iter().map(|(_, _, _, name)| &**name).collect();
+        let answers = self.look_up_names(&names).await;
         let mut failure = None;
         for ((key, value, insertion, name), answer) in missing.into_iter().zip(answers) {
             let (envelope, left) = match answer {
@@ -337,7 +340,12 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// Decodes an envelope of the key with this name. The value gets the remaining time to live `left`, or an unlimited
     /// one if that is `None`. Returns `None` if the envelope is unreadable, or if more time is left than the value was
     /// given: then the server's clock was set back, and Redis would keep the value for too long.
-    fn decode(&self, envelope: &[u8], name: &[u8], left: Option<Duration>) -> Option<Loaded<V>> {
+    pub(super) fn decode(
+        &self,
+        envelope: &[u8],
+        name: &[u8],
+        left: Option<Duration>,
+    ) -> Option<Loaded<V>> {
         let decoded = self.codec.decode(envelope, &key_of(name)?);
         let decoded = decoded.inspect_err(|why| self.note_unreadable(*why));
         let mut loaded = decoded.ok()?;

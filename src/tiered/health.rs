@@ -57,6 +57,9 @@ pub struct Health {
     /// [`partitions`](crate::TieredCacheBuilder::partitions). The other fields are about all of them: they report the
     /// worst partition, or the sum.
     pub partitions: Vec<PartitionHealth>,
+    /// The percentage of keys that are read in the [next partitions](crate::TieredCacheBuilder::next_partitions). It
+    /// follows [`Rollout::set_moved_percent`](crate::Rollout::set_moved_percent), as far as the other processes allow.
+    pub moved_percent: f64,
     /// Problems with the configuration of the server, the rights of its user, the settings of other processes, and keys
     /// and values. The server is checked when a connection to it is made, and twice a minute after that.
     pub warnings: Vec<Warning>,
@@ -78,6 +81,8 @@ pub struct Health {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PartitionHealth {
+    /// The number of partitions of the layout that the partition belongs to: `partitions` or `next_partitions`.
+    pub layout: usize,
     /// The address of the server that serves the partition, as far as it is known. `None` for a single server.
     pub server: Option<String>,
     /// The time for which invalidations of other processes have been proven to arrive, or `None` if they are not proven
@@ -292,6 +297,9 @@ counters! {
     /// The number of loaded values that were not stored in any cache, because the key was invalidated or another
     /// process took the load over meanwhile.
     lost_fills,
+    /// The number of values that this process copied to the
+    /// [next partitions](crate::TieredCacheBuilder::next_partitions).
+    copied,
     /// The number of values in Redis that this process could not read, because they had another schema or format or
     /// were damaged.
     unreadable,

@@ -3,7 +3,9 @@
 use crate::codec::encode_key_name;
 use crate::error::BuildError;
 use crate::tiered::MAX_NAME_LEN;
-use crate::tiered::build::{check_heartbeat, check_namespace, layout_of_several, partition_count};
+use crate::tiered::build::{
+    check_heartbeat, check_namespace, layout_change, layout_of_several, partition_count,
+};
 use crate::tiered::builder::{DEFAULT_DEADLINE, DEFAULT_HEARTBEAT};
 use crate::tiered::coherence::invalidation_acks::InvalidationAcks;
 use crate::tiered::health::Warning;
@@ -13,7 +15,8 @@ use crate::tiered::l2::redis::{
 use crate::tiered::l2::remote::{
     LookupReply, LookupRequest, Message, Messages, Remote, RemoteError, Subject,
 };
-use crate::tiered::partition::number_of;
+use crate::tiered::partition_map::PartitionMap;
+use crate::tiered::rollout::Rollout;
 use futures_util::future::join_all;
 use serde::Serialize;
 use std::fmt;
@@ -46,6 +49,7 @@ use tokio::runtime::Handle;
 pub struct Invalidator {
     /// The partitions of the namespace, by their numbers.
     partitions: Vec<Arc<Redis>>,
+    map: PartitionMap,
     layout: Arc<Layout>,
     deadline: Duration,
 }
@@ -75,6 +79,7 @@ pub struct InvalidatorBuilder {
     deadline: Duration,
     replicas: u64,
     partitions: Option<u16>,
+    next_partitions: Option<u16>,
 }
 
 impl InvalidatorBuilder {
@@ -100,6 +105,13 @@ impl InvalidatorBuilder {
     /// 16 for a cluster and otherwise 1.
     pub fn partitions(mut self, partitions: u16) -> Self {
         self.partitions = Some(partitions);
+        self
+    }
+
+    /// Sets the number of [partitions](crate::TieredCacheBuilder::next_partitions) to which the caches are moving.
+    /// Default: none.
+    pub fn next_partitions(mut self, partitions: u16) -> Self {
+        self.next_partitions = Some(partitions);
         self
     }
 
@@ -129,16 +141,25 @@ impl InvalidatorBuilder {
         let hub = target.into_hub(&runtime);
         let count = partition_count(self.partitions, &hub)?;
         let me = entropy();
-        if count > 1 {
-            settings.layout = layout_of_several(&hub, &self.namespace, me, &settings);
+        let change = self
+            .next_partitions
+            .map(|next| layout_change(count, next, &Rollout::full()))
+            .transpose()?;
+        let map = PartitionMap::new(count, change.clone());
+        if map.len() > 1 {
+            let namespace = &self.namespace;
+            settings.layout = layout_of_several(&hub, namespace, (me, &settings), count, change);
         }
-        let partition = |number| {
-            let id = PartitionId { number, of: count };
+        let partition = |id| {
             let redis = Redis::new(Arc::clone(&hub), &self.namespace, id, me, settings.clone());
             Arc::new(redis)
         };
         Ok(Invalidator {
-            partitions: (0..count).map(partition).collect(),
+            partitions: PartitionId::all(count)
+                .chain(PartitionId::all(self.next_partitions.unwrap_or(0)))
+                .map(partition)
+                .collect(),
+            map,
             layout: Arc::clone(&settings.layout),
             deadline: self.deadline,
         })
@@ -212,6 +233,7 @@ impl Invalidator {
             deadline: DEFAULT_DEADLINE,
             replicas: 0,
             partitions: None,
+            next_partitions: None,
         }
     }
 
@@ -276,20 +298,13 @@ impl Invalidator {
     ) -> Result<Option<RemoteEntry>, RemoteError> {
         let name = name(key)?;
         self.check_partitions().await?;
-        let redis = self.partition_of(&name);
-        if is_missing(redis).await? {
-            return Ok(None);
+        for number in self.map.numbers_of(&name) {
+            let found = inspect_in(&self.partitions[number], &name).await?;
+            if found.is_some() {
+                return Ok(found);
+            }
         }
-        let request = LookupRequest::without_load(&name);
-        let replies = redis.lookup(std::slice::from_ref(&request)).await?;
-        match replies.into_iter().next() {
-            Some(Ok(LookupReply::Value { envelope, left, .. })) => Ok(Some(RemoteEntry {
-                size: envelope.len(),
-                time_to_live: left,
-            })),
-            Some(Err(error)) => Err(error),
-            _ => Ok(None),
-        }
+        Ok(None)
     }
 
     /// Checks that Redis can be reached, that caches use the namespace, that the user has the required rights, and that
@@ -340,27 +355,21 @@ impl Invalidator {
         Ok(begun.elapsed())
     }
 
-    /// Returns the partition of the key with this name.
-    fn partition_of(&self, name: &[u8]) -> &Arc<Redis> {
-        &self.partitions[number_of(name, self.partitions.len())]
-    }
-
     /// Returns an error if the caches use another number of partitions.
     async fn check_partitions(&self) -> Result<(), RemoteError> {
-        let count = u16::try_from(self.partitions.len()).unwrap_or(u16::MAX);
-        self.layout.check_caches(&self.partitions[0], count).await
+        self.layout.check_caches(&self.partitions[0]).await
     }
 
     async fn invalidate_subject(&self, subject: Subject) -> Result<(), RemoteError> {
         self.check_partitions().await?;
-        let partitions = match &subject {
-            Subject::Key(name) => std::slice::from_ref(self.partition_of(name)),
-            Subject::Tag(_) | Subject::All => &self.partitions,
-        };
-        let calls = partitions
-            .iter()
-            .map(|redis| self.invalidate_in(redis, &subject));
-        join_all(calls).await.into_iter().collect()
+        for layout in self.map.written(&subject) {
+            let calls = layout.map(|number| self.invalidate_in(&self.partitions[number], &subject));
+            join_all(calls)
+                .await
+                .into_iter()
+                .collect::<Result<(), _>>()?;
+        }
+        Ok(())
     }
 
     async fn invalidate_in(
@@ -381,6 +390,23 @@ impl Invalidator {
             () = record_acks(messages, &acks) => {}
         }
         Ok(())
+    }
+}
+
+/// Returns what a partition stores for a key.
+async fn inspect_in(redis: &Arc<Redis>, name: &[u8]) -> Result<Option<RemoteEntry>, RemoteError> {
+    if is_missing(redis).await? {
+        return Ok(None);
+    }
+    let request = LookupRequest::without_load(name);
+    let replies = redis.lookup(std::slice::from_ref(&request)).await?;
+    match replies.into_iter().next() {
+        Some(Ok(LookupReply::Value { envelope, left, .. })) => Ok(Some(RemoteEntry {
+            size: envelope.len(),
+            time_to_live: left,
+        })),
+        Some(Err(error)) => Err(error),
+        _ => Ok(None),
     }
 }
 

@@ -195,11 +195,14 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return;
         }
         let fills = leases.iter().zip(&envelopes);
-        let fills = fills.map(|((lease, _), (envelope, ttl))| Fill {
-            key: lease.key(),
-            token: lease.token(),
-            envelope,
-            ttl: *ttl,
+        let fills = fills.map(|((lease, _), (envelope, ttl))| {
+            let fill = Fill {
+                key: lease.key(),
+                token: lease.token(),
+                envelope,
+                ttl: *ttl,
+            };
+            (lease.partition(), fill)
         });
         let filled = self.partitions.fill(&fills.collect::<Vec<_>>()).await;
         for ((lease, place), filled) in leases.into_iter().zip(filled) {

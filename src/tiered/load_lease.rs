@@ -15,6 +15,8 @@ use tokio::sync::Notify;
 pub(crate) struct LeaseRequest<K, V> {
     inner: Arc<Inner<K, V>>,
     key: Box<[u8]>,
+    /// The number of the partition that is asked, and that gets the value.
+    partition: usize,
     token: Token,
     /// `true` while L2 may have granted the lease and no value was stored under it.
     open: bool,
@@ -25,9 +27,15 @@ pub(crate) struct LeaseRequest<K, V> {
 impl<K, V> LeaseRequest<K, V> {
     /// Creates a request, before L2 is asked.
     pub(crate) fn new(inner: &Arc<Inner<K, V>>, key: &[u8]) -> Self {
+        Self::in_partition(inner, key, inner.partitions.map.number_of(key))
+    }
+
+    /// Creates a request to this partition.
+    pub(crate) fn in_partition(inner: &Arc<Inner<K, V>>, key: &[u8], partition: usize) -> Self {
         Self {
             inner: Arc::clone(inner),
             key: key.into(),
+            partition,
             token: inner.token(),
             open: true,
             granted: false,
@@ -67,6 +75,10 @@ impl<K, V> LeaseRequest<K, V> {
         &self.key
     }
 
+    pub(crate) fn partition(&self) -> usize {
+        self.partition
+    }
+
     /// Converts the request into the lease that L2 has granted, for a value with this head.
     pub(crate) fn granted(mut self, head: Head) -> LoadLease<K, V> {
         self.granted = true;
@@ -87,6 +99,7 @@ impl<K, V> Drop for LeaseRequest<K, V> {
         if self.open {
             self.inner.releases.push(Release {
                 key: std::mem::take(&mut self.key),
+                partition: self.partition,
                 token: self.token,
                 repeats: !self.granted,
             });
@@ -106,11 +119,11 @@ impl<K, V> LoadLease<K, V> {
     /// one with the token `replaced`. There is nothing to release.
     pub(crate) fn to_replace(
         inner: &Arc<Inner<K, V>>,
-        key: &[u8],
+        (key, partition): (&[u8], usize),
         replaced: Token,
         head: Head,
     ) -> Self {
-        let mut request = LeaseRequest::new(inner, key);
+        let mut request = LeaseRequest::in_partition(inner, key, partition);
         request.token = replaced;
         request.open = false;
         request.granted(head)
@@ -118,6 +131,10 @@ impl<K, V> LoadLease<K, V> {
 
     pub(crate) fn key(&self) -> &[u8] {
         &self.request.key
+    }
+
+    pub(crate) fn partition(&self) -> usize {
+        self.request.partition
     }
 
     pub(crate) fn token(&self) -> Token {
@@ -138,6 +155,7 @@ impl<K, V> LoadLease<K, V> {
 /// A lease to release.
 pub(crate) struct Release {
     key: Box<[u8]>,
+    partition: usize,
     token: Token,
     /// `true` if the request was not answered, so that it may still be on its way to L2.
     repeats: bool,
@@ -196,11 +214,14 @@ impl Releases {
 impl<K, V> Inner<K, V> {
     /// Releases leases in L2, without a value. Returns those that are released, and those for which L2 has failed.
     pub(super) async fn release(&self, leases: Vec<Release>) -> (Vec<Release>, Vec<Release>) {
-        let fills = leases.iter().map(|release| Fill {
-            key: &release.key,
-            token: release.token,
-            envelope: &[],
-            ttl: None,
+        let fills = leases.iter().map(|release| {
+            let fill = Fill {
+                key: &release.key,
+                token: release.token,
+                envelope: &[],
+                ttl: None,
+            };
+            (release.partition, fill)
         });
         let results = self.partitions.release(&fills.collect::<Vec<_>>()).await;
         let (mut released, mut failed) = (Vec::new(), Vec::new());

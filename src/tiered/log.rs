@@ -29,6 +29,10 @@ pub(crate) enum StateChange<'a> {
         percent: f64,
         shadow: bool,
     },
+    /// Another percentage of the keys is read in the next partitions.
+    Moved {
+        percent: f64,
+    },
 }
 
 impl StateChange<'_> {
@@ -47,7 +51,8 @@ impl StateChange<'_> {
             | Self::Proven
             | Self::Sent
             | Self::Remedied(_)
-            | Self::Rollout { .. } => false,
+            | Self::Rollout { .. }
+            | Self::Moved { .. } => false,
         }
     }
 }
@@ -78,6 +83,12 @@ impl fmt::Display for StateChange<'_> {
                 "{percent} percent of the keys are stored in Redis{}",
                 if *shadow { ", in shadow mode" } else { "" }
             ),
+            Self::Moved { percent } => {
+                write!(
+                    f,
+                    "{percent} percent of the keys are read in the next partitions"
+                )
+            }
         }
     }
 }

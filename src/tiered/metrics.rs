@@ -5,10 +5,10 @@ use crate::metrics::sealed::Source;
 use crate::metrics::table::{
     BACKPLANE_EVENTS, BACKPLANE_GAPS, BACKPLANE_PROVEN, BACKPLANE_PROVEN_SECONDS,
     BACKPLANE_SUBSCRIPTIONS, BREAKER_OPEN, HITS, INVALIDATION_OVERFLOWS, INVALIDATIONS,
-    INVALIDATIONS_QUEUED, L1_INVALIDATIONS, L2_ALTERED, L2_CALL_SECONDS, L2_FAILURES, L2_FILLS,
-    L2_UNENCODABLE, L2_UNLEASED_VALUES, L2_UNREADABLE, L2_UNSTORABLE, L2_WAITS, MISSES,
-    OVERDUE_LOADS, PARTITIONS, PARTITIONS_COLD, PARTITIONS_PROVEN, ROLLOUT_PERCENT, SHADOW,
-    SHADOW_ON, UNPROVEN_READS, WARNINGS,
+    INVALIDATIONS_QUEUED, L1_INVALIDATIONS, L2_ALTERED, L2_CALL_SECONDS, L2_COPIES, L2_FAILURES,
+    L2_FILLS, L2_UNENCODABLE, L2_UNLEASED_VALUES, L2_UNREADABLE, L2_UNSTORABLE, L2_WAITS, MISSES,
+    MOVED_PERCENT, OVERDUE_LOADS, PARTITIONS, PARTITIONS_COLD, PARTITIONS_PROVEN, ROLLOUT_PERCENT,
+    SHADOW, SHADOW_ON, UNPROVEN_READS, WARNINGS,
 };
 use crate::metrics::{MetricsSource, ReadSamples, Sample, Watch};
 use crate::tiered::{BlockingCache, Health, Inner, RemoteKey, RemoteValue, TierStats, TieredCache};
@@ -59,6 +59,7 @@ fn tier_samples(tier: &TierStats) -> Vec<Sample> {
         Sample::counter(&L2_UNLEASED_VALUES, tier.unleased_values),
         Sample::labeled_counter(&L2_FILLS, "stored", tier.fills),
         Sample::labeled_counter(&L2_FILLS, "lost", tier.lost_fills),
+        Sample::counter(&L2_COPIES, tier.copied),
         Sample::counter(&L2_UNREADABLE, tier.unreadable),
         Sample::counter(&L2_UNSTORABLE, tier.unstorable),
         Sample::counter(&L2_ALTERED, tier.altered),
@@ -90,7 +91,7 @@ fn tier_samples(tier: &TierStats) -> Vec<Sample> {
 }
 
 #[allow(clippy::cast_precision_loss)] // Recorders take `f64` only.
-fn health_samples(health: &Health) -> [Sample; 12] {
+fn health_samples(health: &Health) -> [Sample; 13] {
     let proven_for = health.proven_for.unwrap_or_default();
     let partitions = &health.partitions;
     let proven = partitions.iter().filter(|it| it.proven_for.is_some());
@@ -103,6 +104,7 @@ fn health_samples(health: &Health) -> [Sample; 12] {
         Sample::counter(&BACKPLANE_SUBSCRIPTIONS, health.subscriptions),
         Sample::gauge(&PARTITIONS, partitions.len() as f64),
         Sample::gauge(&PARTITIONS_PROVEN, proven.count() as f64),
+        Sample::gauge(&MOVED_PERCENT, health.moved_percent),
         Sample::gauge(&INVALIDATIONS_QUEUED, health.queued as f64),
         Sample::gauge(&OVERDUE_LOADS, health.overdue_loads as f64),
         Sample::gauge(&ROLLOUT_PERCENT, health.percent),

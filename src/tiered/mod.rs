@@ -5,16 +5,19 @@ mod blocking;
 mod build;
 mod builder;
 mod coherence;
+mod copy;
 mod fetch;
 mod health;
 mod invalidator;
 pub(crate) mod l2;
+mod layout_change;
 mod load;
 mod load_lease;
 mod log;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod partition;
+mod partition_map;
 mod publish;
 mod read;
 mod refresh;
@@ -322,7 +325,7 @@ impl<K, V> Inner<K, V> {
 
     /// Returns the partition of the key with this name.
     fn partition_of(&self, name: &[u8]) -> &Partition {
-        self.partitions.of(name)
+        &self.partitions[self.partitions.map.number_of(name)]
     }
 
     fn health(&self) -> Health {
@@ -339,6 +342,7 @@ impl<K, V> Inner<K, V> {
             percent: self.settings.rollout.percent(),
             shadow: self.settings.rollout.is_shadow(),
             partitions: Vec::new(),
+            moved_percent: self.partitions.map.moved_percent(),
             warnings: self.warnings(),
         };
         for (number, partition) in self.partitions.iter().enumerate() {
@@ -346,6 +350,7 @@ impl<K, V> Inner<K, V> {
             let since = |since: Option<Instant>| since.map(|since| since.elapsed());
             let is_proven = self.read_lease.is_proven(number, now);
             let state = PartitionHealth {
+                layout: self.partitions.map.layout_of(number),
                 server: partition.l2.server(),
                 proven_for: since(proof.since).filter(|_| is_proven),
                 cold_for: since(proof.cold_since),

@@ -7,12 +7,12 @@ use crate::tiered::coherence::invalidation_acks::InvalidationAcks;
 use crate::tiered::coherence::pending_invalidations::PendingInvalidations;
 use crate::tiered::coherence::subscriber::Proof;
 use crate::tiered::l2::circuit_breaker::CircuitBreaker;
-use crate::tiered::l2::remote::{Fill, LookupReply, LookupRequest, RemoteError, Subject};
-use crate::tiered::refresh::key_of_refresh_lease;
+use crate::tiered::l2::remote::{Fill, LookupReply, LookupRequest, RemoteError};
+use crate::tiered::partition_map::PartitionMap;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use std::future::Future;
-use xxhash_rust::xxh3::xxh3_64;
+use std::ops::Range;
 
 /// A partition, as one process sees it.
 pub(super) struct Partition {
@@ -35,63 +35,45 @@ impl Partition {
     }
 }
 
-/// Returns the number of the partition of a key, of `count` partitions.
-pub(super) fn number_of(name: &[u8], count: usize) -> usize {
-    #[allow(clippy::cast_possible_truncation)] // The other bits are masked.
-    let hash = xxh3_64(name) as usize;
-    hash & (count - 1)
+/// The partitions of a namespace: those of its layout and, while their number changes, those of the next layout after
+/// them. The number of each layout is a power of two.
+pub(super) struct Partitions {
+    all: Box<[Partition]>,
+    pub(super) map: PartitionMap,
 }
-
-/// The partitions of a namespace. Their number is a power of two.
-pub(super) struct Partitions(Box<[Partition]>);
 
 impl std::ops::Index<usize> for Partitions {
     type Output = Partition;
 
     fn index(&self, number: usize) -> &Partition {
-        &self.0[number]
+        &self.all[number]
     }
 }
 
 impl Partitions {
-    pub(super) fn new(partitions: Vec<Partition>) -> Self {
-        debug_assert!(partitions.len().is_power_of_two());
-        Self(partitions.into())
-    }
-
-    /// Returns the numbers of all partitions.
-    pub(super) fn numbers(&self) -> std::ops::Range<usize> {
-        0..self.0.len()
-    }
-
-    pub(super) fn iter(&self) -> std::slice::Iter<'_, Partition> {
-        self.0.iter()
-    }
-
-    /// Returns the number of the partition with this key, or with the key of this refresh lease.
-    pub(super) fn number_of(&self, name: &[u8]) -> usize {
-        number_of(key_of_refresh_lease(name).unwrap_or(name), self.0.len())
-    }
-
-    /// Returns the partition of a key.
-    pub(super) fn of(&self, name: &[u8]) -> &Partition {
-        &self.0[self.number_of(name)]
-    }
-
-    /// Returns the partitions that an invalidation concerns.
-    pub(super) fn of_subject(&self, subject: &Subject) -> &[Partition] {
-        match subject {
-            Subject::Key(name) => std::slice::from_ref(self.of(name)),
-            Subject::Tag(_) | Subject::All => &self.0,
+    pub(super) fn new(all: Vec<Partition>, map: PartitionMap) -> Self {
+        debug_assert_eq!(all.len(), map.len());
+        Self {
+            all: all.into(),
+            map,
         }
     }
 
-    /// Calls L2 once for each partition that has some of the items, all at the same time. Returns the results in the
-    /// order of the items. A partition whose call fails costs its own items only.
+    /// Returns the numbers of all partitions, including those of the next layout.
+    pub(super) fn numbers(&self) -> Range<usize> {
+        0..self.all.len()
+    }
+
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, Partition> {
+        self.all.iter()
+    }
+
+    /// Calls L2 once for each partition that has some of the items, all at the same time. Each item comes with the number
+    /// of its partition. Returns the results in the order of the items. A partition whose call fails costs its own items
+    /// only.
     async fn call_each<'a, T, R, F>(
         &'a self,
-        items: &[T],
-        name: impl for<'t> Fn(&'t T) -> &'t [u8],
+        items: &[(usize, T)],
         call: impl Fn(&'a CircuitBreaker, Vec<T>) -> F,
     ) -> Vec<Result<R, RemoteError>>
     where
@@ -99,13 +81,13 @@ impl Partitions {
         F: Future<Output = Result<Vec<R>, RemoteError>>,
     {
         let mut groups: Vec<(Vec<usize>, Vec<T>)> = Vec::new();
-        groups.resize_with(self.0.len(), Default::default);
-        for (place, item) in items.iter().enumerate() {
-            let (places, group) = &mut groups[self.number_of(name(item))];
+        groups.resize_with(self.all.len(), Default::default);
+        for (place, (number, item)) in items.iter().enumerate() {
+            let (places, group) = &mut groups[*number];
             places.push(place);
             group.push(*item);
         }
-        let calls = self.0.iter().zip(groups);
+        let calls = self.all.iter().zip(groups);
         let calls = calls.filter(|(_, (places, _))| !places.is_empty());
         let calls = calls.map(|(partition, (places, group))| {
             let call = call(&partition.l2, group);
@@ -132,37 +114,33 @@ impl Partitions {
     /// Looks up several keys, with one call for each partition.
     pub(super) async fn lookup(
         &self,
-        requests: &[LookupRequest<'_>],
+        requests: &[(usize, LookupRequest<'_>)],
     ) -> Vec<Result<LookupReply, RemoteError>> {
-        self.call_each(
-            requests,
-            |request| request.key,
-            |l2, requests| async move { l2.lookup(&requests).await },
-        )
+        self.call_each(requests, |l2, requests| async move {
+            l2.lookup(&requests).await
+        })
         .await
     }
 
     /// Stores several values, with one call for each partition. Returns for each whether it was stored, or `None` if
     /// this value failed while others did not.
-    pub(super) async fn fill(&self, fills: &[Fill<'_>]) -> Vec<Result<Option<bool>, RemoteError>> {
-        self.call_each(
-            fills,
-            |fill| fill.key,
-            |l2, fills| async move { l2.fill(&fills).await },
-        )
-        .await
+    pub(super) async fn fill(
+        &self,
+        fills: &[(usize, Fill<'_>)],
+    ) -> Vec<Result<Option<bool>, RemoteError>> {
+        self.call_each(fills, |l2, fills| async move { l2.fill(&fills).await })
+            .await
     }
 
     /// Releases leases without a value, with one call for each partition.
-    pub(super) async fn release(&self, leases: &[Fill<'_>]) -> Vec<Result<(), RemoteError>> {
-        self.call_each(
-            leases,
-            |lease| lease.key,
-            |l2, leases| async move {
-                l2.release(&leases).await?;
-                Ok(vec![(); leases.len()])
-            },
-        )
+    pub(super) async fn release(
+        &self,
+        leases: &[(usize, Fill<'_>)],
+    ) -> Vec<Result<(), RemoteError>> {
+        self.call_each(leases, |l2, leases| async move {
+            l2.release(&leases).await?;
+            Ok(vec![(); leases.len()])
+        })
         .await
     }
 }

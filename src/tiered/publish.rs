@@ -26,7 +26,6 @@ use crate::local::tier_hooks::ConditionalInsertion;
 use crate::tiered::builder::MAX_KEY_LEN;
 use crate::tiered::coherence::pending_invalidations::Pushed;
 use crate::tiered::health::count;
-use crate::tiered::l2::circuit_breaker::CircuitBreaker;
 use crate::tiered::l2::remote::{
     Head, Invalidated, LookupReply, NewValue, Peer, Position, RemoteError, Subject, Token,
     write_number,
@@ -81,6 +80,8 @@ pub(super) struct NewEntry<K, V> {
 /// the key.
 pub(super) struct PriorState<K, V> {
     head: Head,
+    /// The number of the partition that was asked.
+    partition: usize,
     /// `true` if the new value replaces whatever is under the key.
     is_any: bool,
     /// The load lease, if L2 had no value. Other callers wait for the new value meanwhile.
@@ -92,15 +93,18 @@ impl<K, V> PriorState<K, V> {
     pub(super) fn of_lease(lease: LoadLease<K, V>) -> Self {
         Self {
             head: lease.head(),
+            partition: lease.partition(),
             is_any: false,
             lease: Some(lease),
         }
     }
 
-    /// Creates one for a key whose value has this token, at the position of `head` in the order of invalidations.
-    pub(super) fn of_value(token: Token, head: Head) -> Self {
+    /// Creates one for a key whose value in this partition has this token, at the position of `head` in the order of
+    /// invalidations.
+    pub(super) fn of_value(partition: usize, token: Token, head: Head) -> Self {
         Self {
             head: Head { token, ..head },
+            partition,
             is_any: false,
             lease: None,
         }
@@ -108,7 +112,7 @@ impl<K, V> PriorState<K, V> {
 
     /// Creates one for an insertion that replaces whatever is under the key, begun at this position in the order of
     /// invalidations.
-    fn of_any(at: Position) -> Self {
+    fn of_any(partition: usize, at: Position) -> Self {
         let Position {
             incarnation,
             version,
@@ -119,6 +123,7 @@ impl<K, V> PriorState<K, V> {
                 version,
                 ..Head::NONE
             },
+            partition,
             is_any: true,
             lease: None,
         }
@@ -127,6 +132,11 @@ impl<K, V> PriorState<K, V> {
     /// Returns the token of the value or of the lease.
     pub(super) fn token(&self) -> Token {
         self.head.token
+    }
+
+    /// Returns the number of the partition that was asked.
+    pub(super) fn partition(&self) -> usize {
+        self.partition
     }
 
     /// Returns the load lease, if L2 had no value.
@@ -142,16 +152,24 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         name: &[u8],
         prior: PriorState<K, V>,
     ) -> LoadLease<K, V> {
-        let PriorState { head, lease, .. } = prior;
+        let PriorState {
+            head,
+            partition,
+            lease,
+            ..
+        } = prior;
         lease.unwrap_or_else(|| {
             let new = Head {
                 token: self.token(),
                 ..head
             };
-            LoadLease::to_replace(self, name, head.token, new)
+            LoadLease::to_replace(self, (name, partition), head.token, new)
         })
     }
 }
+
+/// The results of sending a change, each with the number of its partition.
+pub(super) type Sent = Vec<(usize, Result<Invalidated, RemoteError>)>;
 
 /// A new value, encoded for publication.
 pub(super) struct Outgoing {
@@ -178,11 +196,13 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         if !self.uses_l2(name) && (is_inserted || !detects_writers()) {
             return None;
         }
-        let l2 = &self.partition_of(name).l2;
-        if let Some(at) = l2.position().filter(|_| is_inserted) {
-            return Some(PriorState::of_any(at));
-        }
         let request = LeaseRequest::new(self, name);
+        let partition = request.partition();
+        let l2 = &self.partitions[partition].l2;
+        if let Some(at) = l2.position().filter(|_| is_inserted) {
+            request.close();
+            return Some(PriorState::of_any(partition, at));
+        }
         let answers = l2.lookup(&[request.head_request()]).await;
         match answers.ok()?.pop()? {
             LookupReply::LeaseGranted { head, .. } => {
@@ -195,7 +215,11 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 let head = Head::of(&envelope).ok()?;
                 // The new value is as recent as this reply. The version of the value that it replaces may be from before
                 // an invalidation of one of the new value's tags.
-                Some(PriorState::of_value(head.token, Head { version, ..head }))
+                Some(PriorState::of_value(
+                    partition,
+                    head.token,
+                    Head { version, ..head },
+                ))
             }
             LookupReply::LeasedElsewhere { .. } | LookupReply::None => {
                 request.close();
@@ -211,8 +235,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return propagation;
         }
         // The runtime shuts down, or user code has panicked, for example the `Drop` of a removed entry.
-        for partition in self.partitions.of_subject(&subject) {
-            self.queue(partition, subject.clone());
+        for number in self.partitions.map.written(&subject).into_iter().flatten() {
+            self.queue(&self.partitions[number], subject.clone());
         }
         self.apply(&subject);
         Propagation::Queued
@@ -241,27 +265,23 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let asked = Instant::now();
         let mut value = value;
         let (sent, outgoing) = self.send(&subject, &mut value).await;
-        let mut propagation = Propagation::Acknowledged;
-        let mut replies = Vec::new();
-        for (partition, result) in sent {
-            if let Ok(published) = result {
-                replies.push((partition, published));
-            } else {
-                // The invalidation is queued before L1 removes the old value, so that a caller that misses L1 does not
-                // ask L2.
-                self.queue(partition, subject.clone());
-                propagation = Propagation::Queued;
-            }
-        }
-        if !replies.is_empty() {
-            count(&self.counters.invalidations);
-        }
+        let is_sent_to_all = sent.iter().all(|(_, result)| result.is_ok());
+        let mut propagation = match is_sent_to_all {
+            true => Propagation::Acknowledged,
+            false => Propagation::Queued,
+        };
+        // The invalidation is queued before L1 removes the old value, so that a caller that misses L1 does not ask L2.
+        let replies = self.queue_failed(&subject, sent);
 
         // Step 4: apply locally.
         let mut stored = false;
-        // A change of a key concerns one partition.
-        if let (Some(key), Some(insertion), Some(mut new), Some(outgoing), [(_, published)]) =
-            (key, insertion, value, outgoing, &*replies)
+        let reply_of = |partition| replies.iter().find(|(number, _)| *number == partition);
+        let outgoing = outgoing.and_then(|(partition, outgoing)| {
+            let (_, published) = reply_of(partition)?;
+            Some((outgoing, published))
+        });
+        if let (Some(key), Some(insertion), Some(mut new), Some((outgoing, published))) =
+            (key, insertion, value, outgoing)
         {
             if published.stored {
                 new.loaded.write = outgoing.write;
@@ -276,42 +296,69 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         self.apply_published(&subject, stored);
 
         // Step 5: await acknowledgements.
-        let replies = replies.into_iter();
-        join_all(replies.map(|(partition, reply)| self.await_acknowledgements(partition, reply)))
-            .await;
+        self.await_acknowledgements(replies).await;
         propagation
     }
 
-    /// Sends a change to the partitions that it concerns, and returns the reply of each.
-    async fn send<'a>(
-        &'a self,
+    /// Queues the invalidation for the partitions that did not get it, and returns the replies of the others.
+    pub(super) fn queue_failed(&self, subject: &Subject, sent: Sent) -> Vec<(usize, Invalidated)> {
+        let mut replies = Vec::new();
+        for (number, result) in sent {
+            match result {
+                Ok(published) => replies.push((number, published)),
+                Err(_) => self.queue(&self.partitions[number], subject.clone()),
+            }
+        }
+        if !replies.is_empty() {
+            count(&self.counters.invalidations);
+        }
+        replies
+    }
+
+    /// Sends a change to the partitions that it concerns, in the order of their layouts. Returns the reply of each and,
+    /// with the number of its partition, the new value.
+    async fn send(
+        &self,
         subject: &Subject,
         value: &mut Option<NewEntry<K, V>>,
-    ) -> (
-        Vec<(&'a Partition, Result<Invalidated, RemoteError>)>,
-        Option<Outgoing>,
-    ) {
+    ) -> (Sent, Option<(usize, Outgoing)>) {
+        let (mut sent, mut outgoing) = (Vec::new(), None);
+        let layouts = self.partitions.map.written(subject);
         if let (Subject::Key(name), Some(new)) = (subject, value) {
-            let partition = self.partition_of(name);
-            let (result, outgoing) = self.send_value(&partition.l2, subject, name, new).await;
-            return (vec![(partition, result)], Some(outgoing));
+            let prior = new.prior.as_ref().map(|prior| prior.partition);
+            let partition = prior.unwrap_or_else(|| self.partitions.map.number_of(name));
+            for number in layouts.into_iter().flatten() {
+                let result = if number == partition {
+                    let (result, value) = self.send_value(partition, subject, name, new).await;
+                    outgoing = Some((partition, value));
+                    result
+                } else {
+                    self.partitions[number].l2.invalidate(subject, None).await
+                };
+                sent.push((number, result));
+            }
+            return (sent, outgoing);
         }
-        let partitions = self.partitions.of_subject(subject).iter();
-        let calls = partitions.map(|partition| async move {
-            (partition, partition.l2.invalidate(subject, None).await)
-        });
-        (join_all(calls).await, None)
+        for layout in layouts {
+            let calls = layout.map(|number| async move {
+                let l2 = &self.partitions[number].l2;
+                (number, l2.invalidate(subject, None).await)
+            });
+            sent.extend(join_all(calls).await);
+        }
+        (sent, None)
     }
 
     /// Sends a new value. If that of an insertion is not stored, because everything or one of its tags was invalidated
     /// after the position that this process knew, sends it again.
     async fn send_value(
         &self,
-        l2: &CircuitBreaker,
+        partition: usize,
         subject: &Subject,
         name: &[u8],
         new: &mut NewEntry<K, V>,
     ) -> (Result<Invalidated, RemoteError>, Outgoing) {
+        let l2 = &self.partitions[partition].l2;
         let mut attempts = 0;
         loop {
             let outgoing = self.outgoing(name, new);
@@ -327,7 +374,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             if !is_outdated || attempts == MAX_INSERT_ATTEMPTS {
                 return (Ok(published), outgoing);
             }
-            new.prior = Some(PriorState::of_any(published.position));
+            new.prior = Some(PriorState::of_any(partition, published.position));
         }
     }
 
@@ -369,15 +416,15 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
     }
 
-    /// Waits until the readers of a partition have applied a change.
-    pub(super) async fn await_acknowledgements(
-        &self,
-        partition: &Partition,
-        published: Invalidated,
-    ) {
-        let mut readers = published.readers;
-        readers.retain(|(peer, _)| self.awaits(*peer));
-        partition.acks.wait(published.position, &readers).await;
+    /// Waits until the readers of each partition have applied the change to which it has replied.
+    pub(super) async fn await_acknowledgements(&self, replies: Vec<(usize, Invalidated)>) {
+        let waits = replies.into_iter().map(|(number, published)| async move {
+            let mut readers = published.readers;
+            readers.retain(|(peer, _)| self.awaits(*peer));
+            let acks = &self.partitions[number].acks;
+            acks.wait(published.position, &readers).await;
+        });
+        join_all(waits).await;
     }
 
     /// Checks whether a change waits for the acknowledgement of this reader, or for the end of its read lease.
@@ -394,7 +441,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     }
 
     /// Queues an invalidation of a partition until L2 answers.
-    fn queue(&self, partition: &Partition, subject: Subject) {
+    pub(super) fn queue(&self, partition: &Partition, subject: Subject) {
         count(&self.counters.deferred);
         match partition.pending_invalidations.push(subject) {
             Pushed::First => log(self.name(), &StateChange::Queued),

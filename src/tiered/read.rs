@@ -316,12 +316,16 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         match self.settings.consistency {
             Consistency::Realtime => {
                 count(&self.counters.unproven_reads);
-                let is_proven = |number: &usize| self.read_lease.is_proven(*number, now);
+                let map = &self.partitions.map;
+                let is_proven = |part: &usize| {
+                    let mut numbers = map.containing(*part);
+                    numbers.all(|number| self.read_lease.is_proven(number, now))
+                };
                 let (proven, unproven): (Vec<_>, Vec<_>) =
-                    self.partitions.numbers().partition(is_proven);
+                    (0..map.count_in_l1()).partition(is_proven);
                 // The entries of the other partitions stay live.
-                for number in unproven {
-                    self.invalidate_partition(number);
+                for part in unproven {
+                    self.l1.invalidate_partition(part);
                 }
                 !proven.is_empty()
             }
@@ -341,7 +345,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
 
     /// Invalidates the entries of a partition in L1.
     pub(super) fn invalidate_partition(&self, number: usize) {
-        self.l1.invalidate_partition(number);
+        for part in self.partitions.map.parts_in_l1(number) {
+            self.l1.invalidate_partition(part);
+        }
     }
 
     /// Returns the value from L2 or the loader after a miss of L1, with the single flight of L1.

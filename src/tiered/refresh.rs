@@ -154,8 +154,8 @@ pub(super) struct RefreshLease<K, V> {
 struct Publication {
     /// `true` once the value may have reached L2.
     has_begun: AtomicBool,
-    /// The reply of L2, whose acknowledgements are to be awaited.
-    reply: Mutex<Option<Invalidated>>,
+    /// The replies of L2, whose acknowledgements are to be awaited, each with the number of its partition.
+    replies: Mutex<Vec<(usize, Invalidated)>>,
 }
 
 /// Returns the name under which L2 has the refresh lease of the key with this name.
@@ -202,12 +202,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             .load_missed(key, missed, loader.reloading(), reload)
             .await;
         unfinished.disarm();
-        if let Some(reply) = publication.reply.into_inner() {
-            if let Some(name) = self.key_name(&key.to_key()) {
-                self.await_acknowledgements(self.partition_of(&name), reply)
-                    .await;
-            }
-        }
+        self.await_acknowledgements(publication.replies.into_inner())
+            .await;
         result
     }
 
@@ -280,8 +276,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 epoch,
             };
             publication.has_begun.store(true, Relaxed);
-            let reply = self.publish_refresh(name, new, &mut fetched).await;
-            *publication.reply.lock() = reply;
+            let replies = self.publish_refresh(name, new, &mut fetched).await;
+            *publication.replies.lock() = replies;
         } else {
             count(&self.counters.unleased_values);
         }
@@ -336,30 +332,36 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         name: Box<[u8]>,
         new: NewEntry<K, V>,
         fetched: &mut Fetched<V>,
-    ) -> Option<Invalidated> {
+    ) -> Vec<(usize, Invalidated)> {
         let outgoing = self.outgoing(&name, &new);
         let subject = Subject::Key(name.clone());
+        let prior = new.prior.as_ref().map(PriorState::partition);
+        let partition = prior.unwrap_or_else(|| self.partitions.map.number_of(&name));
+        let mut sent = Vec::new();
+        for number in self.partitions.map.numbers_of(&name) {
+            let value = outgoing.value.as_ref().filter(|_| number == partition);
+            let l2 = &self.partitions[number].l2;
+            sent.push((number, l2.invalidate(&subject, value).await));
+        }
+        let published = sent.iter().find(|(number, _)| *number == partition);
         // After a failure L1 may store the value, because it receives invalidations itself.
-        let published = self
-            .partition_of(&name)
-            .l2
-            .invalidate(&subject, outgoing.value.as_ref())
-            .await
-            .ok()?;
-        count(&self.counters.invalidations);
-        if published.stored {
-            fetched.loaded.write = outgoing.write;
-            count(&self.counters.fills);
-        } else if !published.untouched {
-            fetched.outdate();
-            count(&self.counters.lost_fills);
+        if let Some((_, Ok(published))) = published {
+            if published.stored {
+                fetched.loaded.write = outgoing.write;
+                count(&self.counters.fills);
+            } else if !published.untouched {
+                fetched.outdate();
+                count(&self.counters.lost_fills);
+            }
+            if let Some(lease) = new.prior.and_then(PriorState::into_lease) {
+                // The value has replaced the lease.
+                lease.close();
+            }
+            self.key_waiters.wake(&name);
         }
-        if let Some(lease) = new.prior.and_then(PriorState::into_lease) {
-            // The value has replaced the lease.
-            lease.close();
-        }
-        self.key_waiters.wake(&name);
-        Some(published)
+        // A refresh is not queued, because the old value is not invalid. But the next layout may have another one.
+        sent.retain(|(number, result)| *number != partition || result.is_ok());
+        self.queue_failed(&subject, sent)
     }
 
     /// Asks L2 for the refresh lease of a key and for the value.
@@ -367,11 +369,12 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         if !self.uses_l2(name) {
             return RefreshAnswer::L2Unavailable;
         }
-        let lease = LeaseRequest::new(self, &refresh_lease_name(name));
-        let request = LeaseRequest::new(self, name);
+        let partition = self.partitions.map.number_of(name);
+        let lease = LeaseRequest::in_partition(self, &refresh_lease_name(name), partition);
+        let request = LeaseRequest::in_partition(self, name, partition);
         let requests = [lease.request_in_order(), request.request_in_order()];
         let asked = Instant::now();
-        let answers = self.partition_of(name).l2.lookup(&requests).await.ok();
+        let answers = self.partitions[partition].l2.lookup(&requests).await.ok();
         let answers = answers.and_then(|answers| <[LookupReply; 2]>::try_from(answers).ok());
         let Some([lease_answer, answer]) = answers else {
             return RefreshAnswer::L2Unavailable;
@@ -406,9 +409,14 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 let Some(token) = token else {
                     return RefreshAnswer::L2Unavailable;
                 };
-                (Some(fetched), PriorState::of_value(token, lease.head()))
+                (
+                    Some(fetched),
+                    PriorState::of_value(partition, token, lease.head()),
+                )
             }
-            L2Answer::Unreadable(token) => (None, PriorState::of_value(token, lease.head())),
+            L2Answer::Unreadable(token) => {
+                (None, PriorState::of_value(partition, token, lease.head()))
+            }
         };
         RefreshAnswer::Granted(RefreshLease {
             lease,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The unit of the share of keys.
-const MILLION: u64 = 1_000_000;
+pub(crate) const MILLION: u64 = 1_000_000;
 
 /// A handle to the share of keys that a cache stores in Redis, and to its shadow mode.
 ///
@@ -31,6 +31,12 @@ const MILLION: u64 = 1_000_000;
 /// serde serializes them, except for the order of the elements of maps and sequences. A change whose invalidation is in
 /// flight may count as well.
 ///
+/// # Moved keys
+///
+/// While the number of partitions of a namespace changes, see
+/// [`next_partitions`](crate::TieredCacheBuilder::next_partitions), the rollout also has the percentage of keys that are
+/// read in the next partitions.
+///
 /// # Examples
 ///
 /// ```
@@ -50,7 +56,22 @@ pub struct Rollout {
 struct State {
     /// The number of keys out of a million that are stored in Redis.
     share: AtomicU64,
+    /// The number of keys out of a million that are read in the next partitions.
+    moved: AtomicU64,
     shadow: AtomicBool,
+}
+
+/// Converts a percentage into a number out of a million.
+///
+/// # Errors
+///
+/// Returns an error with the name of the setting if the percentage is out of range.
+fn share_of(percent: f64, setting: &'static str) -> Result<u64, BuildError> {
+    if !(0.0..=100.0).contains(&percent) {
+        return Err(BuildError::OutOfRange(setting));
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 0 to a million.
+    Ok((percent * 10_000.0).round() as u64)
 }
 
 impl Rollout {
@@ -68,6 +89,7 @@ impl Rollout {
         Self {
             state: Arc::new(State {
                 share: AtomicU64::new(MILLION),
+                moved: AtomicU64::new(0),
                 shadow: AtomicBool::new(false),
             }),
         }
@@ -109,13 +131,60 @@ impl Rollout {
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
     pub fn set_percent(&self, percent: f64) -> Result<(), BuildError> {
-        if !(0.0..=100.0).contains(&percent) {
-            return Err(BuildError::OutOfRange("percent"));
-        }
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 0 to a million.
-        let share = (percent * 10_000.0).round() as u64;
+        let share = share_of(percent, "percent")?;
         self.state.share.store(share, Relaxed);
         Ok(())
+    }
+
+    /// Sets the percentage of keys that are read in the next partitions, from 0 to 100, with a resolution of 0.0001.
+    ///
+    /// It takes effect within a heartbeat, as soon as all processes write to the next partitions. Before that, and in
+    /// caches without [`next_partitions`](crate::TieredCacheBuilder::next_partitions), it has no effect.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if `percent` is out of range.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rollout = hotset::Rollout::full();
+    /// assert_eq!(rollout.moved_percent(), 0.0);
+    /// rollout.set_moved_percent(12.5)?;
+    /// assert_eq!(rollout.moved_percent(), 12.5);
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
+    pub fn set_moved_percent(&self, percent: f64) -> Result<(), BuildError> {
+        let share = share_of(percent, "moved_percent")?;
+        self.state.moved.store(share, Relaxed);
+        Ok(())
+    }
+
+    /// Returns the percentage of keys that are read in the next partitions, as it was set. [`Health::moved_percent`] is
+    /// the one that is in effect.
+    ///
+    /// [`Health::moved_percent`]: crate::Health::moved_percent
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(hotset::Rollout::full().moved_percent(), 0.0);
+    /// ```
+    #[must_use]
+    pub fn moved_percent(&self) -> f64 {
+        Self::percent_of(self.moved_share())
+    }
+
+    /// Returns the number of keys out of a million that are read in the next partitions.
+    pub(crate) fn moved_share(&self) -> u64 {
+        self.state.moved.load(Relaxed)
+    }
+
+    /// Converts a number out of a million into a percentage.
+    pub(crate) fn percent_of(share: u64) -> f64 {
+        #[allow(clippy::cast_precision_loss)] // 0 to a million.
+        let share = share as f64;
+        share / 10_000.0
     }
 
     /// Turns shadow mode on or off.
@@ -144,9 +213,7 @@ impl Rollout {
     /// ```
     #[must_use]
     pub fn percent(&self) -> f64 {
-        #[allow(clippy::cast_precision_loss)] // 0 to a million.
-        let share = self.state.share.load(Relaxed) as f64;
-        share / 10_000.0
+        Self::percent_of(self.state.share.load(Relaxed))
     }
 
     /// Checks whether shadow mode is on.
@@ -186,6 +253,7 @@ impl fmt::Debug for Rollout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rollout")
             .field("percent", &self.percent())
+            .field("moved_percent", &self.moved_percent())
             .field("shadow", &self.is_shadow())
             .finish()
     }
@@ -226,5 +294,7 @@ mod tests {
         }
         let refused = Rollout::full().set_percent(101.0).unwrap_err();
         assert!(refused.to_string().contains("percent"), "{refused}");
+        let refused = Rollout::full().set_moved_percent(-1.0).unwrap_err();
+        assert!(refused.to_string().contains("moved_percent"), "{refused}");
     }
 }

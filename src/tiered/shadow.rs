@@ -95,9 +95,12 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return;
         }
         // If L2 has another value by now, the difference was caused by a change that was propagated meanwhile.
-        let requests = differ
-            .iter()
-            .map(|(_, name, _)| LookupRequest::without_load(name));
+        let requests = differ.iter().map(|(_, name, _)| {
+            (
+                self.partitions.map.number_of(name),
+                LookupRequest::without_load(name),
+            )
+        });
         let answers = self.partitions.lookup(&requests.collect::<Vec<_>>()).await;
         for ((key, _, shadow), answer) in differ.iter().zip(answers) {
             let Ok(LookupReply::Value { envelope, .. }) = answer else {

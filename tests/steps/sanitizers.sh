@@ -7,7 +7,8 @@ sanitizer_target=x86_64-unknown-linux-gnu
 # number of reads is small, because each costs much under a sanitizer.
 #   run_stress_tests NAME CARGO...
 run_stress_tests() {
-    export HOTSET_STRESS_READS=20000
+    # Reports name the lines of their stack traces.
+    export HOTSET_STRESS_READS=20000 CARGO_PROFILE_DEV_DEBUG=line-tables-only
     "${@:2}" test --target "$sanitizer_target" --target-dir "$target/$1" \
         --features "$sanitizer_features" --lib --test entries --test loading --test invariants -- \
         --skip policy:: --skip storage:: --skip model:: --skip random_runs:: --skip every_short_schedule

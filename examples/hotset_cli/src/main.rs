@@ -41,6 +41,9 @@ struct Options {
     /// The number of partitions of the namespace. Without it, that is 16 for a cluster and otherwise 1, as for the caches.
     #[arg(long)]
     partitions: Option<u16>,
+    /// The number of partitions to which the caches are moving, if they have this setting.
+    #[arg(long)]
+    next_partitions: Option<u16>,
 
     /// How long a call to Redis may take, in milliseconds.
     #[arg(long, default_value_t = 2_000)]
@@ -126,6 +129,9 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
         .replicas(options.replicas);
     if let Some(partitions) = options.partitions {
         invalidator = invalidator.partitions(partitions);
+    }
+    if let Some(partitions) = options.next_partitions {
+        invalidator = invalidator.next_partitions(partitions);
     }
     let invalidator = invalidator.build()?;
     match options.command {

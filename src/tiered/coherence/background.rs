@@ -73,20 +73,24 @@ async fn send_pending<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>, num
             pending.pushed().await;
             continue;
         }
-        let sending = batch.into_iter().map(|(number, subject)| {
+        let sending = batch.into_iter().map(|(entry, subject)| {
             let inner = &inner;
             async move {
                 let published = l2.invalidate(&subject, None).await;
                 match &published {
                     Ok(_) => {
                         count(&inner.counters.invalidations);
-                        if pending.complete(number) {
+                        // The next layout must get it after this one, from which values are copied.
+                        for later in inner.partitions.map.written_after(number, &subject) {
+                            inner.queue(&inner.partitions[later], subject.clone());
+                        }
+                        if pending.complete(entry) {
                             log(inner.name(), &StateChange::Sent);
                         }
                     }
                     // An invalidation that is refused must not block the others.
                     Err(RemoteError::Refused(_) | RemoteError::Forbidden(_)) => {
-                        pending.postpone(number);
+                        pending.postpone(entry);
                     }
                     Err(_) => {}
                 }
@@ -133,9 +137,10 @@ async fn maintain<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>) {
     }
 }
 
-/// The rollout and the warnings that were logged last.
+/// The rollout, the percentage of moved keys and the warnings that were logged last.
 struct LoggedState {
     rollout: (f64, bool),
+    moved_percent: f64,
     warnings: Vec<Warning>,
 }
 
@@ -143,6 +148,7 @@ impl LoggedState {
     fn new<K, V>(inner: &Inner<K, V>) -> Self {
         Self {
             rollout: inner.settings.rollout.state(),
+            moved_percent: 0.0,
             warnings: Vec::new(),
         }
     }
@@ -153,6 +159,11 @@ impl LoggedState {
         if std::mem::replace(&mut self.rollout, rollout) != rollout {
             let (percent, shadow) = rollout;
             log(inner.name(), &StateChange::Rollout { percent, shadow });
+        }
+        let percent = inner.partitions.map.moved_percent();
+        #[allow(clippy::float_cmp)] // A number that was stored, or another one.
+        if std::mem::replace(&mut self.moved_percent, percent) != percent {
+            log(inner.name(), &StateChange::Moved { percent });
         }
         let before = std::mem::replace(&mut self.warnings, inner.warnings());
         for warning in absent_in(&before, &self.warnings) {

@@ -6,7 +6,9 @@ use super::servers::cluster::Cluster;
 use super::servers::{Cut, Proxy, Server, TEST_TIMEOUT, soon};
 use super::worker::{Database, Worker, kind_of};
 use super::{MINUTE, SHORT_HEARTBEAT, builder_with};
-use hotset::{Consistency, Loaded, LocalCacheBuilder, Propagation, TieredCache};
+use hotset::{
+    Consistency, Loaded, LocalCacheBuilder, Propagation, TieredCache, TieredCacheBuilder,
+};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
@@ -63,6 +65,19 @@ struct Actor {
     stop: AtomicBool,
 }
 
+/// Sets the layout in the arguments of a worker: a number of partitions, or for example `1>16:50`, if the namespace moves
+/// from one partition to 16, and half of the keys are moved.
+fn with_layout(cache: TieredCacheBuilder<u64, u64>, layout: &str) -> TieredCacheBuilder<u64, u64> {
+    let Some((partitions, change)) = layout.split_once('>') else {
+        return cache.partitions(layout.parse().unwrap());
+    };
+    let (next, percent) = change.split_once(':').unwrap();
+    cache
+        .partitions(partitions.parse().unwrap())
+        .next_partitions(next.parse().unwrap())
+        .moved_percent(percent.parse().unwrap())
+}
+
 /// Runs a worker, which reads and writes until it is stopped, and records its operations.
 pub(crate) async fn work(url: &str, database: Database, words: &[&str]) {
     let [process, processes, consistency, deadline, log] = words else {
@@ -71,7 +86,7 @@ pub(crate) async fn work(url: &str, database: Database, words: &[&str]) {
              in milliseconds, and the path of the log"
         );
     };
-    let (consistency, partitions) = consistency.split_once('/').unwrap_or((consistency, "1"));
+    let (consistency, layout) = consistency.split_once('/').unwrap_or((consistency, "1"));
     let mut log = File::create(log).unwrap();
     let (operations, mut recorded) = unbounded_channel::<Operation>();
     let recording = tokio::task::spawn_blocking(move || {
@@ -89,9 +104,8 @@ pub(crate) async fn work(url: &str, database: Database, words: &[&str]) {
     let refresh_after =
         |local: LocalCacheBuilder<_, _>| local.refresh_after(Duration::from_millis(20));
     let cache = builder_with::<u64>(url, class(consistency), refresh_after);
-    let cache = cache
-        .replicas(u64::from(consistency == "realtime-wait"))
-        .partitions(partitions.parse().unwrap());
+    let cache = cache.replicas(u64::from(consistency == "realtime-wait"));
+    let cache = with_layout(cache, layout);
     let actor = Actor {
         cache: cache
             .heartbeat(SHORT_HEARTBEAT)
@@ -500,6 +514,52 @@ async fn realtime_reads_of_partitions_are_correct_during_random_failures_of_a_cl
     }
     let history = workers.end();
     println!("cluster: {}, {faults} faults", Summary(&history));
+    assert_allowed(&history, Duration::ZERO);
+}
+
+/// The deployments of a namespace that moves from one partition to 16 and back.
+const DEPLOYMENTS: [&str; 9] = [
+    "realtime/1",
+    "realtime/1>16:0",
+    "realtime/1>16:50",
+    "realtime/1>16:100",
+    "realtime/16",
+    "realtime/16>1:0",
+    "realtime/16>1:50",
+    "realtime/16>1:100",
+    "realtime/1",
+];
+
+/// In each deployment the processes are killed and replaced. One of the version before remains for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn realtime_reads_are_correct_while_the_number_of_partitions_changes() {
+    let mut run = Run::start(DEPLOYMENTS[0], 4).await;
+    let works = || run.workers.operations().len() > 100;
+    soon("the workers run", works).await;
+    let (begun, mut faults) = (Instant::now(), 0);
+    let count = u32::try_from(2 * DEPLOYMENTS.len()).unwrap();
+    let mut end = Duration::ZERO;
+    for deployment in DEPLOYMENTS {
+        run.workers.consistency = deployment;
+        for places in [0..3, 3..4] {
+            places.for_each(|at| run.workers.replace(at));
+            end += duration() / count;
+            // At least one, even on a slow machine.
+            loop {
+                run.fail().await;
+                faults += 1;
+                run.pause(400).await;
+                if begun.elapsed() > end {
+                    break;
+                }
+            }
+        }
+        // As if the deployment before had ended five minutes ago.
+        let settings = b"hotset:{test}:settings".as_slice();
+        let _: Option<u64> = run.server.try_command(&[b"DEL", settings]);
+    }
+    let history = run.workers.end();
+    println!("layouts: {}, {faults} faults", Summary(&history));
     assert_allowed(&history, Duration::ZERO);
 }
 

@@ -11,6 +11,7 @@ mod group_commit;
 mod history;
 mod hub;
 mod large;
+mod layout_change;
 mod liveness;
 mod losses;
 mod lost_batches;

@@ -1,28 +1,32 @@
-//! The number of partitions with which processes use a namespace.
+//! The layouts with which processes use a namespace: its number of partitions, or the change to another number.
 //!
 //! The partitions of each number have keys and events of their own. A process with another number would find no value of
 //! the others, and would miss their invalidations, as they would miss its own. So a number is refused while processes
-//! use another one. All numbers are noted at the key for the settings of a namespace with one partition.
+//! use another one, except during a [change](crate::tiered::layout_change). All layouts are noted at the key for the
+//! settings of a namespace with one partition.
 
 use crate::tiered::l2::envelope::millis;
 use crate::tiered::l2::redis::coalesced_query::CoalescedQuery;
 use crate::tiered::l2::redis::connection::Connection;
 use crate::tiered::l2::redis::renewal::SETTINGS_RETENTION;
 use crate::tiered::l2::redis::round_trip::{PriorityClass, RoundTrip};
-use crate::tiered::l2::redis::{CALL_OVERHEAD, NOTE, Redis, parse, script_call};
+use crate::tiered::l2::redis::{CALL_OVERHEAD, NOTE, PartitionId, Redis, parse, script_call};
 use crate::tiered::l2::remote::RemoteError;
+use crate::tiered::layout_change::{LayoutChange, Phase};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
 
-/// Whether other processes use the namespace with the same number of partitions as a cache.
+/// Whether other processes use the namespace with a layout that agrees with that of a cache.
 #[derive(Default)]
 pub(crate) struct Layout {
     /// The access to the settings, for a cache with several partitions. A cache with one notes them when it renews its
     /// read lease.
     noting: Option<Noting>,
-    /// The settings of the processes that use another number, while the number of this cache is refused.
+    /// The settings of the processes with which the layout of this cache, or the wanted phase of its change, does not
+    /// agree.
     refused_for: Mutex<Vec<String>>,
     is_refused: AtomicBool,
 }
@@ -30,17 +34,47 @@ pub(crate) struct Layout {
 struct Noting {
     /// The namespace as one with one partition.
     redis: Arc<Redis>,
+    /// The number of partitions.
+    count: u16,
+    change: Option<Arc<LayoutChange>>,
     query: CoalescedQuery<()>,
     is_done: AtomicBool,
 }
 
+impl Noting {
+    /// Returns the phases of the change that are right now, the best one first, with the settings for each. Without a
+    /// change there are only settings.
+    fn candidates(&self) -> Vec<(Option<Phase>, String)> {
+        let settings = &self.redis.settings.shared_settings;
+        let Some(change) = &self.change else {
+            return vec![(None, format!("{settings}{}", suffix(self.count)))];
+        };
+        let phases = change.wanted(Instant::now()).iter();
+        let candidates = phases.map(|&phase| {
+            let suffix = change_suffix(change, phase.name());
+            (Some(phase), format!("{settings}{suffix}"))
+        });
+        candidates.collect()
+    }
+
+    /// Notes the phase in which this cache is from now on. `None` if that could not be noted.
+    fn enter(&self, phase: Option<Phase>) {
+        if let Some(change) = &self.change {
+            change.enter(phase, Instant::now());
+        }
+    }
+}
+
 impl Layout {
-    /// Creates the layout of a cache with several partitions. `redis` is the namespace as one with one partition.
-    pub(crate) fn of_several(redis: Redis) -> Self {
+    /// Creates the layout of a cache with several partitions, or with a change to another number. `redis` is the
+    /// namespace as one with one partition.
+    pub(crate) fn of_several(redis: Redis, count: u16, change: Option<Arc<LayoutChange>>) -> Self {
         let query = CoalescedQuery::new(redis.hub.runtime.clone());
         Self {
             noting: Some(Noting {
                 redis: Arc::new(redis),
+                count,
+                change,
                 query,
                 is_done: AtomicBool::new(false),
             }),
@@ -48,14 +82,36 @@ impl Layout {
         }
     }
 
-    /// Notes whether the number of this cache was refused, because there are processes with these settings.
+    /// Checks whether the settings are noted by a call of their own, and not when a read lease is renewed.
+    pub(super) fn is_noted_apart(&self) -> bool {
+        self.noting.is_some()
+    }
+
+    /// Checks whether the settings are noted at the heartbeats of this partition.
+    pub(super) fn is_noted_with(&self, partition: PartitionId) -> bool {
+        let is_first = |noting: &Noting| partition.number == 0 && partition.of == noting.count;
+        self.noting.as_ref().is_some_and(is_first)
+    }
+
+    /// Adapts a change to the percentage of moved keys that is set. Returns `true` if its phase has to be noted. Called
+    /// at each heartbeat.
+    pub(super) fn adapt(&self) -> bool {
+        let change = self
+            .noting
+            .as_ref()
+            .and_then(|noting| noting.change.as_ref());
+        change.is_some_and(|change| change.adapt(Instant::now()))
+    }
+
+    /// Notes whether the layout of this cache was refused, because there are processes with these settings.
     pub(super) fn set_refused(&self, is_refused: bool, others: &[String]) {
         let others = if is_refused { others } else { &[] };
         *self.refused_for.lock() = others.to_vec();
         self.is_refused.store(is_refused, Relaxed);
     }
 
-    /// Returns the settings of the processes for which the number of a cache with several partitions is refused.
+    /// Returns the settings of the processes for which the layout of a cache with several partitions, or the wanted phase
+    /// of its change, is refused.
     pub(super) fn others(&self) -> Vec<String> {
         if self.noting.is_some() {
             self.refused_for.lock().clone()
@@ -64,7 +120,7 @@ impl Layout {
         }
     }
 
-    /// Returns an error if the number of this cache is refused.
+    /// Returns an error if the layout of this cache is refused.
     ///
     /// # Errors
     ///
@@ -76,7 +132,7 @@ impl Layout {
         let others = self.refused_for.lock().join("; ");
         Err(RemoteError::Refused(format!(
             "other processes use the namespace with another number of partitions ({others}): set the same number, or \
-             wait until five minutes after these processes have ended"
+             wait until five minutes after these processes have ended or have changed their settings"
         )))
     }
 
@@ -91,20 +147,20 @@ impl Layout {
         self.check()
     }
 
-    /// Returns an error if all processes with a cache use another number of partitions than this.
+    /// Returns an error if all processes with a cache use another layout. `redis` is the partition of an only one.
     ///
     /// # Errors
     ///
     /// Returns [`RemoteError::Refused`]. If the server of the settings does not answer, there is no error.
-    pub(crate) async fn check_caches(
-        &self,
-        redis: &Redis,
-        partitions: u16,
-    ) -> Result<(), RemoteError> {
-        let settings = format!("an invalidator{}", suffix(partitions));
-        let redis = self.noting.as_ref().map_or(redis, |noting| &noting.redis);
-        if let Ok((others, is_refused)) = redis.note_settings(&settings, true).await {
-            self.set_refused(is_refused, &others);
+    pub(crate) async fn check_caches(&self, redis: &Redis) -> Result<(), RemoteError> {
+        let noting = self.noting.as_ref();
+        let change = noting.and_then(|noting| noting.change.as_ref());
+        let count = noting.map_or(1, |noting| noting.count);
+        let suffix = change.map_or_else(|| suffix(count), |it| change_suffix(it, "writing"));
+        let settings = [format!("an invalidator{suffix}")];
+        let redis = noting.map_or(redis, |noting| &noting.redis);
+        if let Ok((others, number)) = redis.note_settings(&settings, true).await {
+            self.set_refused(number == 0, &others);
         }
         self.check()
     }
@@ -123,11 +179,22 @@ impl Layout {
         };
         let note = || {
             let layout = Arc::clone(self);
-            let redis = Arc::clone(&noting.redis);
             async move {
-                let settings = &redis.settings.shared_settings;
-                let (others, is_refused) = redis.note_settings(settings, false).await?;
-                layout.set_refused(is_refused, &others);
+                // A layout that is noted apart has this.
+                let Some(noting) = &layout.noting else {
+                    return Ok(());
+                };
+                let (phases, settings): (Vec<_>, Vec<_>) = noting.candidates().into_iter().unzip();
+                let noted = noting.redis.note_settings(&settings, false).await;
+                let (others, number) = noted.inspect_err(|_| noting.enter(None))?;
+                layout.set_refused(number == 0, &others);
+                if let Some(accepted) = number.checked_sub(1) {
+                    noting.enter(phases[accepted]);
+                    if accepted > 0 {
+                        // Operators find in the warnings why the change does not advance.
+                        *layout.refused_for.lock() = others;
+                    }
+                }
                 Ok(())
             }
         };
@@ -144,24 +211,29 @@ pub(crate) fn suffix(partitions: u16) -> String {
     }
 }
 
+/// Returns the end of a description of settings during a change, in the phase of this name.
+fn change_suffix(change: &LayoutChange, phase: &str) -> String {
+    format!(" in {} to {} partitions, {phase}", change.from, change.to)
+}
+
 impl Redis {
-    /// Notes settings where those of a namespace with one partition are noted. If `is_query`, notes nothing. Returns the
-    /// other ones, and whether these are refused.
+    /// Notes the first of several settings whose layout agrees with those of all other processes, where the settings of
+    /// a namespace with one partition are noted. If `is_query`, notes nothing. Returns the other settings, and the
+    /// number of the noted ones, from 1, or 0 if all are refused.
     async fn note_settings(
         &self,
-        settings: &str,
+        settings: &[String],
         is_query: bool,
-    ) -> Result<(Vec<String>, bool), RemoteError> {
+    ) -> Result<(Vec<String>, usize), RemoteError> {
         let call = |connection: &Connection| {
             let mut call = script_call(&NOTE, connection, [&self.names.settings].into_iter());
             call.arg(millis(SETTINGS_RETENTION))
-                .arg(settings)
-                .arg(u8::from(is_query));
+                .arg(u8::from(is_query))
+                .arg(settings);
             call
         };
         let round_trip = RoundTrip::new(PriorityClass::Control, CALL_OVERHEAD);
         let reply = self.call_once(round_trip.without_layout(), call).await?;
-        let (others, is_refused): (Vec<String>, u8) = parse(reply)?;
-        Ok((others, is_refused == 1))
+        parse(reply)
     }
 }

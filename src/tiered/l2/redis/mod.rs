@@ -40,7 +40,7 @@ pub use crate::tiered::l2::redis::hub::{RedisHub, RedisServer};
 pub use crate::tiered::l2::redis::hub_builder::RedisHubBuilder;
 
 pub(crate) use crate::tiered::l2::redis::hub::{Hub, Target};
-pub(crate) use crate::tiered::l2::redis::layout::{Layout, suffix};
+pub(crate) use crate::tiered::l2::redis::layout::Layout;
 pub(crate) use crate::tiered::l2::redis::names::PartitionId;
 pub(crate) use crate::tiered::l2::redis::namespace_state::NamespaceState;
 pub(crate) use crate::tiered::l2::redis::url::Certificates;
@@ -180,6 +180,21 @@ pub(crate) struct RedisSettings {
     pub(crate) shared_settings: String,
     /// Whether processes use the namespace with the same number of partitions.
     pub(crate) layout: Arc<Layout>,
+}
+
+impl RedisSettings {
+    /// Returns the settings for a partition. Those that processes share contain the number of partitions.
+    pub(crate) fn in_layout(&self, id: PartitionId) -> Self {
+        let suffix = if self.shared_settings.is_empty() {
+            String::new()
+        } else {
+            layout::suffix(id.of)
+        };
+        Self {
+            shared_settings: format!("{}{suffix}", self.shared_settings),
+            ..self.clone()
+        }
+    }
 }
 
 impl Redis {

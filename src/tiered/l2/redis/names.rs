@@ -19,6 +19,11 @@ pub(crate) struct PartitionId {
 impl PartitionId {
     /// The partition of a namespace that has only one.
     pub(crate) const ONLY: Self = Self { number: 0, of: 1 };
+
+    /// Returns all partitions of a layout.
+    pub(crate) fn all(of: u16) -> impl Iterator<Item = Self> {
+        (0..of).map(move |number| Self { number, of })
+    }
 }
 
 /// Returns the beginning of all names of a partition's keys. The text in braces puts all keys into one slot of a

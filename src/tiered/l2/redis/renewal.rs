@@ -30,6 +30,9 @@ const FIRST_UPKEEPS: u32 = 3;
 /// heartbeats.
 pub(super) const SETTINGS_RETENTION: Duration = Duration::from_secs(300);
 
+/// The argument in place of settings for upkeep of the state alone, because the settings are noted by a call of their own.
+const UPKEEP_WITHOUT_NOTE: &str = "-";
+
 /// The renewals with upkeep of a cache.
 #[derive(Default)]
 pub(super) struct Upkeep {
@@ -120,10 +123,10 @@ impl Redis {
         let layout = &self.settings.layout;
         // While the number of partitions is refused, each renewal tries again.
         let has_upkeep = self.upkeep.lock().is_due() || layout.check().is_err();
-        if has_upkeep && self.partition.number == 0 {
+        if layout.is_noted_with(self.partition) && (layout.adapt() || has_upkeep) {
             layout.note().await;
         }
-        if self.partition.of > 1 {
+        if layout.is_noted_apart() {
             layout.check_first().await?;
         }
         let renewal = Renewal {
@@ -183,7 +186,7 @@ impl Renewal {
         self.redis.note_position(position(id, version)?);
         if let Some(others) = others {
             let layout = &self.redis.settings.layout;
-            if self.redis.partition.of == 1 {
+            if !layout.is_noted_apart() {
                 layout.set_refused(is_refused == 1, &others);
             }
             *self.redis.other_settings.lock() = others;
@@ -209,11 +212,17 @@ fn renew_call(renewals: &[Renewal], connection: &Connection) -> Cmd {
             ..
         } = &*renewal.redis;
         let lease = renewal.lease;
-        let noted = renewal.has_upkeep.then_some(&settings.shared_settings);
+        let noted = renewal.has_upkeep.then(|| {
+            if renewal.redis.partition.of == 1 && settings.layout.is_noted_apart() {
+                UPKEEP_WITHOUT_NOTE
+            } else {
+                &settings.shared_settings
+            }
+        });
         call.arg(format!("{own_id:016x}"))
             .arg(if lease.is_zero() { 0 } else { millis(lease) })
             .arg(millis(settings.read_lease))
-            .arg(noted.map_or("", String::as_str))
+            .arg(noted.unwrap_or_default())
             .arg(names.peer_channel(*own_id))
             .arg(renewal.nonce);
     }

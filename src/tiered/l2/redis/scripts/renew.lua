@@ -4,7 +4,8 @@
 --   the peer, which is added to the readers,
 --   the duration of its lease in ms, or 0 if it is removed from them,
 --   the duration of read leases in its namespace, in ms,
---   the settings with which it uses the namespace, which are noted; or '' for a renewal without upkeep,
+--   the settings with which it uses the namespace, which are noted; '-' for upkeep without a note; or '' for a renewal
+--   without upkeep,
 --   the channel of the peer,
 --   the number of the heartbeat.
 -- Returns the time of the server in ms, and for each cache: id, version, with upkeep the other settings, and 1 if the
@@ -27,7 +28,12 @@ local function renew(settings_key, peer, own_lease, read_lease, settings, channe
   local others, is_refused = false, false
   if settings ~= '' then
     keep()
-    others, is_refused = note_settings(settings_key, settings, ARGV[4])
+    others = {}
+    if settings ~= '-' then
+      local accepted
+      others, accepted = note_settings(settings_key, {settings}, ARGV[4])
+      is_refused = accepted == 0
+    end
   end
   if is_refused then
     return {id, version, others, 1}

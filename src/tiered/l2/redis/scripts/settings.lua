@@ -1,34 +1,77 @@
 -- Notes the settings with which processes use a namespace: a hash with the time in ms until which each is kept.
+--
+-- A description of settings ends with the layouts that the process uses: ' in 16 partitions', or nothing for a namespace
+-- with one partition, or ' in 1 to 16 partitions, moving' with the phase of a change.
 
--- Returns the number of partitions in a description of settings.
-local function partitions_of(settings)
-  return string.match(settings, ' in (%d+) partitions$') or '1'
+-- Returns a description without the layouts, their name, the layouts that the process reads, the order in which it
+-- writes to layouts, and whether it copies values from the first one that it reads to the second one.
+local function parse_settings(settings)
+  local base, from, to, phase = string.match(settings, '^(.*) in (%d+) to (%d+) partitions, (%a+)$')
+  if base then
+    local reads = {prepared = {from}, moving = {from, to}, moved = {to}, writing = {}}
+    return {
+      base = base,
+      name = from .. ' ' .. to .. ' ' .. phase,
+      reads = reads[phase] or {from, to},
+      order = {[from] = 1, [to] = 2},
+      copies = phase == 'moving',
+    }
+  end
+  local base, count = string.match(settings, '^(.*) in (%d+) partitions$')
+  count = count or '1'
+  return {base = base or settings, name = count, reads = {count}, order = {[count] = 1}}
 end
 
--- Notes settings, unless processes use the namespace with another number of partitions, which has other keys and events.
--- If `is_query`, notes nothing. Returns the other settings, and whether these are refused.
-local function note_settings(key, settings, retention, is_query)
-  local others, is_known, is_other = {}, false, false
+-- Returns whether a process would miss changes by a writer, or would copy values before it gets them.
+local function misses(reader, writer)
+  for _, layout in ipairs(reader.reads) do
+    if not writer.order[layout] then
+      return true
+    end
+  end
+  return reader.copies and writer.order[reader.reads[1]] > writer.order[reader.reads[2]]
+end
+
+-- Returns the settings of other processes, without those that were noted too long ago.
+local function noted_settings(key, retention)
+  local all = {}
   for _, noted in ipairs(redis.call('HKEYS', key)) do
     local left = redis.call('HGET', key, noted) - now()
     -- If more is left than was given, the clock was set back.
     if left <= 0 or left > tonumber(retention) then
       redis.call('HDEL', key, noted)
     else
-      if partitions_of(noted) == partitions_of(settings) then
-        is_known = true
-      else
-        is_other = true
+      table.insert(all, noted)
+    end
+  end
+  return all
+end
+
+-- Notes the first of several settings of which the layouts agree with those of all other processes. If `is_query`, notes
+-- nothing. Returns the other settings that do not agree, or differ in something else; and the number of the noted
+-- settings, or 0 if all are refused.
+local function note_settings(key, candidates, retention, is_query)
+  local all, refused_for = noted_settings(key, retention), nil
+  for number, settings in ipairs(candidates) do
+    local own, others, conflicts, is_known = parse_settings(settings), {}, {}, false
+    for _, noted in ipairs(all) do
+      local other = parse_settings(noted)
+      is_known = is_known or other.name == own.name
+      if misses(own, other) or misses(other, own) then
+        table.insert(conflicts, noted)
       end
-      if noted ~= settings then
+      if other.base ~= own.base or misses(own, other) or misses(other, own) then
         table.insert(others, noted)
       end
     end
+    if #conflicts == 0 or is_known then
+      if not is_query then
+        redis.call('HSET', key, settings, now() + retention)
+        redis.call('PEXPIRE', key, RETENTION)
+      end
+      return refused_for or others, number
+    end
+    refused_for = refused_for or conflicts
   end
-  local is_refused = is_other and not is_known
-  if not is_query and not is_refused then
-    redis.call('HSET', key, settings, now() + retention)
-    redis.call('PEXPIRE', key, RETENTION)
-  end
-  return others, is_refused
+  return refused_for, 0
 end
