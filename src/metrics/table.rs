@@ -120,13 +120,13 @@ metrics! {
         "Applied invalidations of other processes.";
     #[cfg(feature = "redis")]
     BACKPLANE_GAPS: Counter "hotset_backplane_gaps_total",
-        "Gaps in the sequence of invalidations, on which all of L1 was invalidated.";
+        "Gaps in the sequence of invalidations of a partition, on which its entries in L1 were invalidated.";
     #[cfg(feature = "redis")]
     BACKPLANE_SUBSCRIPTIONS: Counter "hotset_backplane_subscriptions_total",
         "Starts of the subscription to invalidations.";
     #[cfg(feature = "redis")]
     L1_INVALIDATIONS: Counter "hotset_l1_invalidations_total",
-        "Invalidations of all of L1, because invalidations of other processes might have been missed.";
+        "Invalidations of all entries of a partition in L1, because invalidations by other processes might have been missed.";
     #[cfg(feature = "redis")]
     PARTITIONS: Gauge "hotset_partitions", "Number of partitions of the namespace.";
     #[cfg(feature = "redis")]
@@ -138,7 +138,7 @@ metrics! {
     L2_COPIES: Counter "hotset_l2_copies_total", "Values that were copied to the next partitions.";
     #[cfg(feature = "redis")]
     PARTITIONS_COLD: Counter "hotset_partitions_cold_total",
-        "Losses of the values of a partition in Redis, by a failover, a moved slot, a restart or an eviction.";
+        "Losses of the values of a partition in Redis, by a failover, a moved slot, a restart, an eviction, or when a primary gets its first replica.";
     #[cfg(feature = "redis")]
     UNPROVEN_READS: Counter "hotset_unproven_reads_total",
         "Reads that L1 did not serve because invalidations were not proven to arrive.";

@@ -39,7 +39,7 @@ pub struct Health {
     /// they are not proven to arrive now.
     #[cfg_attr(feature = "serde", serde(serialize_with = "optional_seconds"))]
     pub proven_for: Option<Duration>,
-    /// The number of times that invalidations were missing, so that L1 invalidated all its entries.
+    /// The number of times that invalidations of a partition were missing, so that L1 invalidated its entries.
     pub gaps: u64,
     /// The number of subscriptions so far, including the first one.
     pub subscriptions: u64,
@@ -323,10 +323,10 @@ counters! {
     overflows,
     /// The number of invalidations by other processes that were applied in this process.
     events,
-    /// The number of times that L1 invalidated all its entries, because invalidations might have been missed.
+    /// The number of times that L1 invalidated all entries of a partition, because invalidations might have been missed.
     l1_invalidations,
     /// The number of times that a partition has lost its values in Redis, as this process has noticed: in a failover,
-    /// by a restart or by the eviction of its state.
+    /// by a restart, by the eviction of its state, or when its primary has got a first replica.
     cold_partitions,
     /// The number of reads that L1 could not serve, because invalidations were not proven to arrive, or because the
     /// class never serves from L1.

@@ -69,7 +69,7 @@ impl fmt::Display for StateChange<'_> {
             Self::Proven => f.write_str("invalidations are proven to arrive"),
             Self::Unproven => f.write_str("invalidations are not proven to arrive"),
             Self::Gap => {
-                f.write_str("invalidations were missed: all entries of L1 are invalidated")
+                f.write_str("invalidations were missed: all entries of their partition in L1 are invalidated")
             }
             Self::Queued => f.write_str("Redis cannot be reached: invalidations are queued"),
             Self::Overflowed => f.write_str(
