@@ -68,9 +68,9 @@ impl fmt::Display for StateChange<'_> {
             Self::Subscribed => f.write_str("subscribed to invalidations"),
             Self::Proven => f.write_str("invalidations are proven to arrive"),
             Self::Unproven => f.write_str("invalidations are not proven to arrive"),
-            Self::Gap => {
-                f.write_str("invalidations were missed: all entries of their partition in L1 are invalidated")
-            }
+            Self::Gap => f.write_str(
+                "invalidations were missed: all entries of their partition in L1 are invalidated",
+            ),
             Self::Queued => f.write_str("Redis cannot be reached: invalidations are queued"),
             Self::Overflowed => f.write_str(
                 "too many invalidations are queued: one invalidation of everything replaces them",

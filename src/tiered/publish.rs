@@ -266,9 +266,10 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let mut value = value;
         let (sent, outgoing) = self.send(&subject, &mut value).await;
         let is_sent_to_all = sent.iter().all(|(_, result)| result.is_ok());
-        let mut propagation = match is_sent_to_all {
-            true => Propagation::Acknowledged,
-            false => Propagation::Queued,
+        let mut propagation = if is_sent_to_all {
+            Propagation::Acknowledged
+        } else {
+            Propagation::Queued
         };
         // The invalidation is queued before L1 removes the old value, so that a caller that misses L1 does not ask L2.
         let replies = self.queue_failed(&subject, sent);

@@ -227,7 +227,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             let lease = match &name {
                 None => None,
                 Some(name) if permit.is_some() => match self.ask_to_refresh(name).await {
-                    RefreshAnswer::Granted(lease) => Some(lease),
+                    RefreshAnswer::Granted(lease) => Some(Box::new(lease)),
                     RefreshAnswer::L2Unavailable => None,
                     // A caller releases its permit before it waits for another process.
                     RefreshAnswer::Elsewhere { .. } => {
@@ -308,7 +308,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                         Some(fetched) if joined.is_some_and(|old| old != Some(token)) => {
                             JoinedOrLed::Joined(fetched)
                         }
-                        _ => JoinedOrLed::Led(Some(lease)),
+                        _ => JoinedOrLed::Led(Some(Box::new(lease))),
                     });
                 }
                 RefreshAnswer::Elsewhere { left, current } => (left, current),
@@ -431,5 +431,5 @@ enum JoinedOrLed<K, V> {
     /// The value that another process has stored meanwhile.
     Joined(Fetched<V>),
     /// The caller loads. It has no lease if L2 cannot be asked.
-    Led(Option<RefreshLease<K, V>>),
+    Led(Option<Box<RefreshLease<K, V>>>),
 }
