@@ -59,7 +59,7 @@ impl Operation {
     /// Runs one turn.
     #[allow(clippy::cast_precision_loss)]
     async fn run(&mut self, server: &Server, turn: Duration) {
-        let before = processor_seconds(server);
+        let before = server.processor_seconds();
         let start = Instant::now();
         let tasks = (0..self.tasks).map(|_| {
             let (run, next) = (Arc::clone(&self.run), Arc::clone(&self.next));
@@ -88,20 +88,9 @@ impl Operation {
         }
         self.rates
             .push(calls as f64 / start.elapsed().as_secs_f64());
-        let seconds = processor_seconds(server) - before;
+        let seconds = server.processor_seconds() - before;
         self.server_times.push(seconds * 1e6 / calls as f64);
     }
-}
-
-/// Returns the processor time that the server has used, in seconds.
-fn processor_seconds(server: &Server) -> f64 {
-    let info: String = server.command(&[b"INFO", b"cpu"]);
-    let used = |name| {
-        let value = info.lines().find_map(|line| line.strip_prefix(name));
-        let value = value.expect("the server reports its processor time");
-        value.trim().parse::<f64>().expect("a number")
-    };
-    used("used_cpu_user:") + used("used_cpu_sys:")
 }
 
 /// Returns an operation on a connection or a cache, of which each call gets a clone.

@@ -29,9 +29,10 @@ impl PartitionId {
 /// Returns the beginning of all names of a partition's keys. The text in braces puts all keys into one slot of a
 /// cluster.
 ///
-/// The slots of partitions are spread over all slots: that of partition `p` of `n` is in the `p`-th of `n` equal parts.
-/// So all processes know the slots without coordination, and a cluster that assigns equal ranges of slots to its
-/// servers assigns them equal numbers of partitions.
+/// The slots of partitions are spread evenly over all slots, and are the same for all namespaces with the same number of
+/// partitions. So all processes know the slots without coordination, a cluster that assigns equal ranges of slots to its
+/// servers assigns them equal numbers of partitions, and one script renews the read leases of all caches of a process in
+/// a partition.
 fn base(namespace: &str, partition: PartitionId) -> String {
     let PartitionId { number, of } = partition;
     if of == 1 {
@@ -39,14 +40,77 @@ fn base(namespace: &str, partition: PartitionId) -> String {
     }
     // The number of partitions is part of the name, so that the keys differ from those of other layouts and from those
     // of a namespace with one partition, whatever its name is.
-    let mut salt = 0_u32;
-    loop {
-        let tag = format!("{namespace}/{number}.{salt}");
-        if slot(&tag) / (SLOTS / of) == number {
-            return format!("hotset:{of}:{{{tag}}}");
+    let tag = format!("{namespace}/{number}.");
+    let salt = salt(&tag, slot_of_partition(partition));
+    format!("hotset:{of}:{{{tag}{salt}}}")
+}
+
+/// Returns the slot of a partition: the middle of the `p`-th of `n` equal parts of all slots.
+fn slot_of_partition(PartitionId { number, of }: PartitionId) -> u16 {
+    let part = SLOTS / of;
+    number * part + part / 2
+}
+
+/// The number of letters of a salt. Four are not enough for each slot.
+const SALT_LEN: usize = 5;
+
+/// The first of the sixteen letters of salts, which differ in their lower four bits.
+const FIRST_LETTER: u8 = b'@';
+
+/// Returns the letters that put the slot of `tag`, followed by them, to `slot`.
+///
+/// The checksum is linear: each bit of the letters that is set inverts certain bits of the checksum. So the letters are
+/// the solution of a system of linear equations.
+fn salt(tag: &str, slot: u16) -> String {
+    let inversions = independent_inversions();
+    let mut letters = [FIRST_LETTER; SALT_LEN];
+    let without_bits = [tag.as_bytes(), &letters].concat();
+    let mut difference = CHECKSUM.checksum(&without_bits) ^ slot;
+    let mut bits = 0;
+    for (highest, inversion) in inversions.iter().enumerate().rev() {
+        if difference >> highest & 1 == 1 {
+            difference ^= inversion.checksum;
+            bits ^= inversion.bits;
         }
-        salt += 1;
     }
+    for (letter, of_tag) in letters.iter_mut().zip(letters_with(bits)) {
+        *letter ^= of_tag;
+    }
+    letters.into_iter().map(char::from).collect()
+}
+
+/// Bits of the letters of a salt, and the bits of the checksum that they invert.
+#[derive(Clone, Copy, Default)]
+struct Inversion {
+    bits: u32,
+    checksum: u16,
+}
+
+/// Returns for each bit of the checksum an inversion of which it is the highest bit.
+fn independent_inversions() -> [Inversion; 16] {
+    let mut independent = [Inversion::default(); 16];
+    for bit in 0..4 * SALT_LEN {
+        let bits = 1 << bit;
+        let mut inversion = Inversion {
+            bits,
+            checksum: CHECKSUM.checksum(&letters_with(bits)),
+        };
+        while let Some(highest) = inversion.checksum.checked_ilog2() {
+            let other = &mut independent[highest as usize];
+            if other.checksum == 0 {
+                *other = inversion;
+                break;
+            }
+            inversion.checksum ^= other.checksum;
+            inversion.bits ^= other.bits;
+        }
+    }
+    independent
+}
+
+/// Returns the lower four bits of each letter of a salt.
+fn letters_with(bits: u32) -> [u8; SALT_LEN] {
+    std::array::from_fn(|letter| (bits >> (4 * letter) & 15) as u8)
 }
 
 /// Returns the slot of keys with this text in braces.
@@ -117,15 +181,33 @@ mod tests {
     }
 
     #[test]
-    fn slot_of_each_partition_is_in_its_part_of_all_slots() {
+    fn slots_of_partitions_are_even_and_equal_in_all_namespaces() {
         for of in [2, 16, 256, 1_024] {
-            for number in 0..of {
-                let base = base("prices", PartitionId { number, of });
+            for (number, namespace) in
+                (0..of).zip(["a", "prices", "shop:prices/1"].into_iter().cycle())
+            {
+                let base = base(namespace, PartitionId { number, of });
                 let tag = base.split(['{', '}']).nth(1).unwrap();
-                let first = number * (SLOTS / of);
-                assert!((first..first + SLOTS / of).contains(&slot(tag)), "{base}");
+                assert_eq!(slot(tag), number * (SLOTS / of) + SLOTS / of / 2, "{base}");
+                assert!(tag.starts_with(&format!("{namespace}/{number}.")));
+                assert!(tag.bytes().all(|byte| byte.is_ascii_graphic()));
             }
         }
+    }
+
+    #[test]
+    fn salt_exists_for_each_slot() {
+        for at in 0..SLOTS {
+            let tag = format!("prices/0.{}", salt("prices/0.", at));
+            assert_eq!(slot(&tag), at);
+        }
+    }
+
+    /// Processes of other versions of this crate must use the same names.
+    #[test]
+    fn names_of_partitions_are_those_of_earlier_versions() {
+        let base = base("prices", PartitionId { number: 3, of: 16 });
+        assert_eq!(base, "hotset:16:{prices/3.C@KHH}");
     }
 
     #[test]

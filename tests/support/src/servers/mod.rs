@@ -13,12 +13,14 @@ pub mod slow_link;
 
 use process::Process;
 use rustix::process::{Pid, Signal, kill_process};
+use std::fmt::Debug;
 use std::future::{Future, ready};
 use std::io;
 use std::mem::forget;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream as BlockingStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -215,6 +217,21 @@ impl Server {
             call.arg(argument);
         }
         call.query(&mut connection)
+    }
+
+    /// Returns the processor time that the server has used, in seconds.
+    pub fn processor_seconds(&self) -> f64 {
+        let used = |name| self.info::<f64>("cpu", name);
+        used("used_cpu_user:") + used("used_cpu_sys:")
+    }
+
+    /// Returns the number after a text in a section of the reply to `INFO`.
+    pub fn info<T: FromStr<Err: Debug>>(&self, section: &str, name: &str) -> T {
+        let info: String = self.command(&[b"INFO", section.as_bytes()]);
+        let value = info.lines().find_map(|line| line.strip_prefix(name));
+        let value = value.unwrap_or_else(|| panic!("{name} is in {info}"));
+        let end = value.find([',', '\r']).unwrap_or(value.len());
+        value[..end].trim().parse().unwrap()
     }
 
     /// Returns the names of the entries of a namespace.
