@@ -1,8 +1,8 @@
 //! A namespace whose partitions are on all primaries of a cluster.
 
 use super::servers::cluster::Cluster;
-use super::servers::{Server, soon, soon_async};
-use super::{HEARTBEAT, LONG_LEASE, builder, builder_with, fails, value};
+use super::servers::{Server, in_time, soon, soon_async};
+use super::{HEARTBEAT, LONG_LEASE, SHORT_DEADLINE, builder, builder_with, fails, value};
 use futures_util::future::join_all;
 use hotset::{
     Consistency, Invalidator, Loaded, PartitionHealth, Propagation, RemoteError, TieredCache,
@@ -199,6 +199,105 @@ async fn dead_primary_costs_its_own_keys_only() {
     wait_until_proven(&cache).await;
     assert_eq!(cache.get(&lost[0]).await, None);
     assert_eq!(cache.invalidate(&lost[0]).await, Propagation::Acknowledged);
+}
+
+/// The replica of a killed primary has no value that is known to be current.
+#[tokio::test(flavor = "multi_thread")]
+async fn failover_costs_the_partitions_of_the_dead_primary_only() {
+    let mut cluster = Cluster::start();
+    let cache = partitioned(&cluster, Consistency::Realtime).await;
+    load_all(&cache).await;
+    let partitions = partitions_of_keys(&cluster);
+    let slots = cluster.partitions("test", PARTITIONS);
+    let (dead, _) = cluster.primaries(0)[0];
+    let lost: BTreeSet<u16> = slots
+        .iter()
+        .filter(|(_, slot)| cluster.primaries(**slot)[0].0 == dead)
+        .map(|(number, _)| *number)
+        .collect();
+    assert!((5..=6).contains(&lost.len()), "{lost:?} of {PARTITIONS}");
+    cluster.servers[dead].kill();
+    cluster.wait_for_failover(0, dead);
+    let numbers = |is: fn(&PartitionHealth) -> bool| -> BTreeSet<u16> {
+        let all = (0..).zip(cache.health().partitions);
+        all.filter(|(_, it)| is(it))
+            .map(|(number, _)| number)
+            .collect()
+    };
+    soon("the partitions of the new primary are proven", || {
+        numbers(|it| it.cold_for.is_some()) == lost
+            && numbers(|it| it.proven_for.is_none()).is_empty()
+    })
+    .await;
+    let others = || {
+        partitions
+            .iter()
+            .filter(|(_, number)| !lost.contains(number))
+    };
+    let in_l1 = keys_in_l1(&cache).await;
+    for (key, number) in others() {
+        assert!(in_l1.contains(key), "{key} in partition {number}");
+    }
+    load_all(&cache).await;
+    assert_eq!(keys_in_l1(&cache).await.len(), KEY_COUNT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tag_is_invalidated_everywhere_although_a_primary_was_paused() {
+    let cluster = Cluster::start_without_failover();
+    cluster.configure("cluster-require-full-coverage", "no");
+    let build = async || {
+        let cache = builder_with(&cluster.url(), Consistency::Realtime, |local| {
+            local.time_to_live(LONG_LEASE)
+        });
+        let cache = cache.deadline(SHORT_DEADLINE).partitions(PARTITIONS);
+        let cache = cache.build().unwrap();
+        wait_until_proven(&cache).await;
+        cache
+    };
+    let (writer, reader) = (build().await, build().await);
+    for key in 0..KEYS {
+        let inserted = writer
+            .insert_loaded(key, Loaded::new(1).tags(["tag"]))
+            .await;
+        assert_eq!(inserted, Propagation::Acknowledged);
+        assert_eq!(reader.get(&key).await, Some(1));
+    }
+    let partitions = partitions_of_keys(&cluster);
+    let slots = cluster.partitions("test", PARTITIONS);
+    let (paused, _) = cluster.primaries(0)[0];
+    let is_paused = |key: &u64| cluster.primaries(slots[&partitions[key]])[0].0 == paused;
+    let waiting: BTreeSet<u64> = (0..KEYS).filter(is_paused).collect();
+    assert!(!waiting.is_empty() && waiting.len() < KEY_COUNT);
+
+    cluster.servers[paused].pause();
+    assert_eq!(writer.invalidate_tag("tag").await, Propagation::Queued);
+    // The process itself reads no old value, and the other one none of the partitions that have the invalidation.
+    for key in 0..KEYS {
+        assert_eq!(writer.get(&key).await, None, "{key}");
+        if !waiting.contains(&key) {
+            assert_eq!(reader.get(&key).await, None, "{key}");
+        }
+    }
+    for key in &waiting {
+        assert_eq!(
+            writer.get_or_load_async(key, |_| value(2)).await.unwrap(),
+            2
+        );
+    }
+    cluster.servers[paused].resume();
+    in_time(writer.flush()).await;
+    wait_until_proven(&reader).await;
+    for key in 0..KEYS {
+        assert_ne!(reader.get(&key).await, Some(1), "{key}");
+    }
+    soon_async("the invalidation is acknowledged", || async {
+        writer.invalidate_tag("tag").await == Propagation::Acknowledged
+    })
+    .await;
+    for key in 0..KEYS {
+        assert_eq!(reader.get(&key).await, None, "{key}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
