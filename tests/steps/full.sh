@@ -123,6 +123,7 @@ benchmarks() {
     cargo bench -- --test hit/1000
     cargo bench -p peers --bench compare -- --quick hit 1000
     cargo bench -p peers --bench backends -- --quick
+    cargo bench -p peers --bench cluster -- --quick
 }
 
 # Compares the instructions per operation with `benches/peers/instructions.txt`.

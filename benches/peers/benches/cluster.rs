@@ -287,7 +287,7 @@ async fn main() {
         TURN_DURATION
     };
     let cluster = Cluster::start_without_failover();
-    measure_hits(&cluster, turn).await;
     measure_idle(&cluster, turn).await;
+    measure_hits(&cluster, turn).await;
     measure_dead_primary(cluster, turn).await;
 }

@@ -20,6 +20,9 @@ const MAX_SINGLE_CALLS: usize = 2;
 /// Number of round trips for several callers that are in flight at a time.
 const MAX_BATCHES: usize = 2;
 
+/// Number of times that a batch waits for further calls.
+const MAX_GATHERINGS: u32 = 8;
+
 /// A type that sends calls: a namespace, or a link.
 pub(super) trait BatchOwner: Send + Sync + 'static {
     /// Returns the time after which a call that was not sent fails.
@@ -36,8 +39,11 @@ pub(super) trait Batched: Sized + Send + Sync + 'static {
     /// The result for one caller.
     type Reply: Send + 'static;
 
-    /// The time for which the first call of a batch waits for others.
+    /// The time for which a batch waits for further calls. It waits again while there are some.
     const GATHER_TIME: Duration = Duration::ZERO;
+
+    /// The longest time for which a batch waits for further calls.
+    const MAX_GATHER_TIME: Duration = Self::GATHER_TIME.saturating_mul(MAX_GATHERINGS);
 
     /// `true` if a call has no purpose without its caller. It is not sent if the caller was dropped before.
     const IS_READ: bool = false;
@@ -187,12 +193,7 @@ impl<B: Batched> Sender<B> {
     /// Sends batches until no call is queued.
     async fn run(mut self) {
         loop {
-            if B::GATHER_TIME.is_zero() {
-                // Callers that are ready to run may queue further calls first.
-                tokio::task::yield_now().await;
-            } else {
-                tokio::time::sleep(B::GATHER_TIME).await;
-            }
+            self.gather().await;
             let limit = B::max_len(&self.owner);
             let calls = B::batches(&self.owner).0.lock().take(limit);
             let Some(calls) = calls else {
@@ -200,6 +201,23 @@ impl<B: Batched> Sender<B> {
                 return;
             };
             self.send(calls).await;
+        }
+    }
+
+    /// Waits for further calls of a batch.
+    async fn gather(&self) {
+        if B::GATHER_TIME.is_zero() {
+            // Callers that are ready to run may queue further calls first.
+            tokio::task::yield_now().await;
+            return;
+        }
+        let waiting = || B::batches(&self.owner).0.lock().waiting.len();
+        for _ in 0..MAX_GATHERINGS {
+            let before = waiting();
+            tokio::time::sleep(B::GATHER_TIME).await;
+            if waiting() == before {
+                return;
+            }
         }
     }
 

@@ -17,7 +17,10 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The interval at which settings are noted again. It is much shorter than their retention.
+const NOTE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Whether other processes use the namespace with a layout that agrees with that of a cache.
 #[derive(Default)]
@@ -38,7 +41,8 @@ struct Noting {
     count: u16,
     change: Option<Arc<LayoutChange>>,
     query: CoalescedQuery<()>,
-    is_done: AtomicBool,
+    /// The time of the last attempt to note the settings.
+    last: Mutex<Option<Instant>>,
 }
 
 impl Noting {
@@ -76,7 +80,7 @@ impl Layout {
                 count,
                 change,
                 query,
-                is_done: AtomicBool::new(false),
+                last: Mutex::default(),
             }),
             ..Self::default()
         }
@@ -101,6 +105,19 @@ impl Layout {
             .as_ref()
             .and_then(|noting| noting.change.as_ref());
         change.is_some_and(|change| change.adapt(Instant::now()))
+    }
+
+    /// Checks whether the settings have to be noted again: after an interval, or because they were refused.
+    pub(super) fn needs_note(&self) -> bool {
+        let last = self.noting.as_ref().and_then(|noting| *noting.last.lock());
+        self.check().is_err() || last.is_none_or(|last| last.elapsed() >= NOTE_INTERVAL)
+    }
+
+    /// Notes the settings again before the next call, because they may have been lost.
+    pub(super) fn note_again(&self) {
+        if let Some(noting) = &self.noting {
+            *noting.last.lock() = None;
+        }
     }
 
     /// Notes whether the layout of this cache was refused, because there are processes with these settings.
@@ -140,7 +157,8 @@ impl Layout {
     /// the check, which is repeated with each renewal that has upkeep.
     pub(super) async fn check_first(self: &Arc<Self>) -> Result<(), RemoteError> {
         if let Some(noting) = &self.noting {
-            if !noting.is_done.load(Relaxed) {
+            let is_first = noting.last.lock().is_none();
+            if is_first {
                 self.note().await;
             }
         }
@@ -199,7 +217,7 @@ impl Layout {
             }
         };
         let _ = noting.query.run(note).await;
-        noting.is_done.store(true, Relaxed);
+        *noting.last.lock() = Some(Instant::now());
     }
 }
 

@@ -268,7 +268,11 @@ impl Redis {
 
     /// Notes the position of the namespace that a reply contains.
     fn note_position(&self, at: Position) {
-        *self.position.lock() = Some(at);
+        let before = self.position.lock().replace(at);
+        if before.is_some_and(|before| before.incarnation != at.incarnation) {
+            // A server has lost its keys.
+            self.settings.layout.note_again();
+        }
     }
 
     /// Returns a call of a script of this namespace. `keys` are the names of further keys.

@@ -123,7 +123,7 @@ impl Redis {
         let layout = &self.settings.layout;
         // While the number of partitions is refused, each renewal tries again.
         let has_upkeep = self.upkeep.lock().is_due() || layout.check().is_err();
-        if layout.is_noted_with(self.partition) && (layout.adapt() || has_upkeep) {
+        if layout.is_noted_with(self.partition) && (layout.adapt() || layout.needs_note()) {
             layout.note().await;
         }
         if layout.is_noted_apart() {
@@ -136,7 +136,7 @@ impl Redis {
             has_upkeep,
         };
         // The round trip may take as long as the longest deadline of all caches.
-        let limit = self.settings.deadline + Renewal::GATHER_TIME;
+        let limit = self.settings.deadline + Renewal::MAX_GATHER_TIME;
         let renewing = async {
             // A renewal that was refused would be refused again, and would fail the batch.
             if self.renews_alone.load(Relaxed) {
