@@ -26,12 +26,14 @@ impl MinLiveEpochs {
     }
 
     /// Raises the epoch of a partition to one that is higher than all others. One call runs at a time.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     pub(crate) fn raise(&self, partition: usize, epoch: u64) {
         self.by_partition[partition].store(epoch, Relaxed);
         self.latest.store(epoch, Release);
     }
 
     /// Raises the epochs of all partitions to one that is higher than all others. One call runs at a time.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     pub(crate) fn raise_all(&self, epoch: u64) {
         for min in &self.by_partition {
             min.store(epoch, Relaxed);
