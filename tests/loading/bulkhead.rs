@@ -325,8 +325,10 @@ fn queued_caller_loads_when_the_lease_of_a_hanging_load_ends() {
         assert_eq!((queued.find(20), hanging.find(10)), (20, 10));
         // The end of the abandoned load has released no permit of another load.
         let next = loads.load(&cache, 3);
+        let before = cache.stats().queued;
         let queued = waits.call(&cache, 4);
-        until(|| cache.stats().queued == 2);
+        // On a busy machine the lease of the load before may have ended by now.
+        until(|| cache.stats().queued > before || queued.has_started());
         assert_eq!(next.find(30), 30);
         assert_eq!(queued.find(40), 40);
         validate(&cache);
