@@ -73,6 +73,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             replicas: builder.replicas,
             shared_settings: shared_settings(settings.consistency, &builder.codec.name),
             layout: Arc::default(),
+            reads: Arc::default(),
         };
         let map = PartitionMap::new(count, change.clone());
         if map.len() > 1 {

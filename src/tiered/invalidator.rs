@@ -137,6 +137,7 @@ impl InvalidatorBuilder {
             // It uses no values, so its settings agree with those of any cache.
             shared_settings: String::new(),
             layout: Arc::default(),
+            reads: Arc::default(),
         };
         let hub = target.into_hub(&runtime);
         let count = partition_count(self.partitions, &hub)?;

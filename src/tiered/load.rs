@@ -15,6 +15,7 @@ use crate::trace::Span;
 use crate::traits::erasure::LoadResult;
 use std::future::Future;
 use std::time::{Duration, Instant};
+use tokio::task::coop::consume_budget;
 
 /// A value from L2, from a loader or from a writer, before it is stored in L1.
 pub(super) struct Fetched<V> {
@@ -142,6 +143,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     where
         F: Future<Output = Result<T, LoadError<AnyError>>>,
     {
+        // Without this, a loop around the call would keep the runtime's thread for itself, if L2 is not asked and the
+        // loader has its value at once.
+        consume_budget().await;
         count(&self.counters.loads);
         let timer = OperationTimer::new(&self.counters, precise_now());
         let span = Span::load(self.l1.name());

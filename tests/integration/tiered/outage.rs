@@ -4,7 +4,7 @@ use super::servers::{Cut, Proxy, Server, in_time, soon};
 use super::{
     DEADLINE, MINUTE, SHORT_DEADLINE, SHORT_HEARTBEAT, acknowledged, builder, fails, proven, value,
 };
-use hotset::{Consistency, LocalCache, Propagation, RemoteError, TieredCache};
+use hotset::{Consistency, Loaded, LocalCache, Propagation, RemoteError, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -72,6 +72,13 @@ async fn reads_in_a_loop_let_other_tasks_run_while_redis_is_not_asked() {
         until_another_task_runs(async || cache.get(&1).await).await;
         until_another_task_runs(async || cache.get_many(&[1, 2]).await).await;
         until_another_task_runs(async || cache.contains_key(&1).await).await;
+        // Loaders that have their value at once.
+        let load = async |_| Ok::<_, &str>(Loaded::uncached(1));
+        until_another_task_runs(async || cache.get_or_load_entry_async(&1, load).await).await;
+        let load = async |_| Ok::<_, &str>([(1, Loaded::uncached(1))]);
+        until_another_task_runs(async || cache.get_many_or_load_entries_async(&[1, 2], load).await)
+            .await;
+        until_another_task_runs(async || cache.refresh_async(&1, value).await).await;
     }
 }
 

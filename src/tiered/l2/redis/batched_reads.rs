@@ -10,6 +10,13 @@ use crate::tiered::l2::redis::transfer::ParsedReply;
 use crate::tiered::l2::remote::{Fill, LookupReply, LookupRequest, RemoteError, Token};
 use std::sync::Arc;
 
+/// The reads of a cache that are sent together.
+#[derive(Default)]
+pub(crate) struct BatchedReads {
+    plain: Batches<BatchedRead>,
+    by_script: Batches<BatchedLookup>,
+}
+
 /// A request for one value.
 struct OwnedRequest {
     key: Box<[u8]>,
@@ -55,7 +62,7 @@ impl Batched for BatchedRead {
     const IS_READ: bool = true;
 
     fn batches(redis: &Redis) -> &Batches<Self> {
-        &redis.reads
+        &redis.settings.reads.plain
     }
 
     fn max_len(redis: &Redis) -> usize {
@@ -77,7 +84,7 @@ impl Batched for BatchedLookup {
     const IS_READ: bool = true;
 
     fn batches(redis: &Redis) -> &Batches<Self> {
-        &redis.lookups
+        &redis.settings.reads.by_script
     }
 
     fn max_len(redis: &Redis) -> usize {
@@ -119,7 +126,7 @@ impl Redis {
         self: &Arc<Self>,
         request: &LookupRequest<'_>,
     ) -> Result<ParsedReply, RemoteError> {
-        if let Some(_in_flight) = self.lookups.begin_single() {
+        if let Some(_in_flight) = self.settings.reads.by_script.begin_single() {
             return only(self.look_up_by_script(&[request]).await?)?;
         }
         let lookup = BatchedLookup(OwnedRequest::new(request));
@@ -134,7 +141,7 @@ impl Redis {
         if request.unreadable.is_some() {
             return Ok(PlainReplies::undecided(1));
         }
-        if let Some(_in_flight) = self.reads.begin_single() {
+        if let Some(_in_flight) = self.settings.reads.plain.begin_single() {
             return self.read_plain(std::slice::from_ref(request)).await;
         }
         let read = BatchedRead(OwnedRequest::new(request));

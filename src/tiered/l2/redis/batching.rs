@@ -3,12 +3,18 @@
 //! The first calls are made at once. While they are in flight, further ones wait for each other, and are sent together
 //! when a round trip has ended.
 //!
+//! The partitions of a cache share one queue for their reads. Each partition of a batch has a round trip of its own, and
+//! those to one server are sent at the same time, which costs the server and the process much less than at different
+//! times. With a queue for each of 16 partitions, 64 tasks would hardly ever have to wait for each other.
+//!
 //! A call may belong to a future that nobody polls, so a round trip for several callers is made in a task.
 
 use crate::tiered::l2::redis::{MAX_QUEUE_TIME, malformed_reply};
 use crate::tiered::l2::remote::RemoteError;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -23,7 +29,11 @@ const MAX_BATCHES: usize = 2;
 /// Number of times that a batch waits for further calls.
 const MAX_GATHERINGS: u32 = 8;
 
-/// A type that sends calls: a namespace, or a link.
+/// Time for which the next batch waits for the slower partitions of a batch. A server that does not answer delays the
+/// calls to others by not more than this.
+const MAX_STRAGGLER_TIME: Duration = Duration::from_millis(1);
+
+/// A type that sends calls: a partition, or a link.
 pub(super) trait BatchOwner: Send + Sync + 'static {
     /// Returns the time after which a call that was not sent fails.
     fn deadline(&self) -> Duration;
@@ -48,7 +58,7 @@ pub(super) trait Batched: Sized + Send + Sync + 'static {
     /// `true` if a call has no purpose without its caller. It is not sent if the caller was dropped before.
     const IS_READ: bool = false;
 
-    /// Returns the calls of this kind.
+    /// Returns the calls of this kind, which several owners may share.
     fn batches(owner: &Self::Owner) -> &Batches<Self>;
 
     /// Returns the largest number of calls in a batch.
@@ -66,6 +76,7 @@ pub(super) trait Batched: Sized + Send + Sync + 'static {
 
 /// A call that waits for the next batch.
 struct Queued<B: Batched> {
+    owner: Arc<B::Owner>,
     call: B,
     since: Instant,
     /// Sends the result to the caller, which may have been dropped.
@@ -93,6 +104,7 @@ impl<B: Batched> Batches<B> {
     pub(super) async fn send(owner: &Arc<B::Owner>, call: B) -> Result<B::Reply, RemoteError> {
         let (reply, receiver) = oneshot::channel();
         let queued = Queued {
+            owner: Arc::clone(owner),
             call,
             since: Instant::now(),
             reply,
@@ -200,7 +212,30 @@ impl<B: Batched> Sender<B> {
                 self.has_ended = true;
                 return;
             };
-            self.send(calls).await;
+            self.send_to_all(calls).await;
+        }
+    }
+
+    /// Sends the calls of a batch to their owners.
+    async fn send_to_all(&self, queued: Vec<Queued<B>>) {
+        let mut groups: Vec<Vec<Queued<B>>> = Vec::new();
+        for call in queued {
+            let is_same = |group: &&mut Vec<Queued<B>>| Arc::ptr_eq(&group[0].owner, &call.owner);
+            match groups.iter_mut().find(is_same) {
+                Some(group) => group.push(call),
+                None => groups.push(vec![call]),
+            }
+        }
+        let calls = groups.into_iter().map(Self::send);
+        let mut sending: FuturesUnordered<_> = calls.collect();
+        sending.next().await;
+        if sending.is_empty() {
+            return;
+        }
+        let all = sending.by_ref().for_each(|()| ready(()));
+        if tokio::time::timeout(MAX_STRAGGLER_TIME, all).await.is_err() {
+            let stragglers = sending.for_each(|()| ready(()));
+            self.owner.runtime().spawn(stragglers);
         }
     }
 
@@ -221,11 +256,15 @@ impl<B: Batched> Sender<B> {
         }
     }
 
-    /// Sends a batch, and replies to each caller.
-    async fn send(&self, queued: Vec<Queued<B>>) {
-        let deadline = self.owner.deadline();
+    /// Sends calls of one owner, and replies to each caller.
+    async fn send(queued: Vec<Queued<B>>) {
+        let owner = Arc::clone(&queued[0].owner);
+        let deadline = owner.deadline();
         let (mut calls, mut replies) = (Vec::new(), Vec::new());
-        for Queued { call, since, reply } in queued {
+        for Queued {
+            call, since, reply, ..
+        } in queued
+        {
             if since.elapsed() >= deadline {
                 let _ = reply.send(Err(RemoteError::Timeout));
             } else if !(B::IS_READ && reply.is_closed()) {
@@ -236,11 +275,11 @@ impl<B: Batched> Sender<B> {
         if calls.is_empty() {
             return;
         }
-        match B::send(&self.owner, &calls).await {
+        match B::send(&owner, &calls).await {
             Ok(results) => {
                 for ((reply, call), result) in replies.into_iter().zip(calls).zip(results) {
                     if let Err(Ok(unreceived)) = reply.send(Ok(result)) {
-                        B::undo(&self.owner, call, unreceived);
+                        B::undo(&owner, call, unreceived);
                     }
                 }
             }
@@ -249,7 +288,7 @@ impl<B: Batched> Sender<B> {
                 let mut outage = None;
                 for (reply, call) in replies.into_iter().zip(calls) {
                     let result = match &outage {
-                        None => B::send(&self.owner, &[call]).await.and_then(only),
+                        None => B::send(&owner, &[call]).await.and_then(only),
                         Some(error) => Err(RemoteError::clone(error)),
                     };
                     outage = result.as_ref().err().filter(|it| it.is_outage()).cloned();
@@ -284,6 +323,7 @@ impl<B: Batched> Drop for Sender<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::future::join_all;
     use proptest::prelude::*;
 
     /// Something that happens to a queue.
@@ -350,5 +390,77 @@ mod tests {
         assert!(!queue.begin_single());
         queue.end_single();
         assert!(queue.begin_single());
+    }
+
+    /// An owner that replies with the size of the batch, or not at all.
+    struct Replies {
+        batches: Arc<Batches<Call>>,
+        is_hanging: bool,
+        runtime: Handle,
+    }
+
+    impl BatchOwner for Replies {
+        fn deadline(&self) -> Duration {
+            Duration::from_secs(1)
+        }
+
+        fn runtime(&self) -> &Handle {
+            &self.runtime
+        }
+    }
+
+    struct Call;
+
+    impl Batched for Call {
+        type Owner = Replies;
+        type Reply = usize;
+
+        fn batches(owner: &Replies) -> &Batches<Self> {
+            &owner.batches
+        }
+
+        fn max_len(_: &Replies) -> usize {
+            100
+        }
+
+        async fn send(owner: &Arc<Replies>, calls: &[Self]) -> Result<Vec<usize>, RemoteError> {
+            if owner.is_hanging {
+                std::future::pending::<()>().await;
+            }
+            // The time of a round trip.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Ok(vec![calls.len(); calls.len()])
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn partition_that_does_not_reply_delays_no_other_partition() {
+        let batches = Arc::<Batches<Call>>::default();
+        let owner = |is_hanging| {
+            Arc::new(Replies {
+                batches: Arc::clone(&batches),
+                is_hanging,
+                runtime: Handle::current(),
+            })
+        };
+        let (hanging, others) = (owner(true), [owner(false), owner(false)]);
+        for _ in 0..10 {
+            let begun = tokio::time::Instant::now();
+            for _ in 0..5 {
+                let hanging = Arc::clone(&hanging);
+                tokio::spawn(async move { Batches::send(&hanging, Call).await });
+            }
+            let calls = others.iter().flat_map(|owner| (0..20).map(move |_| owner));
+            let replies = join_all(calls.map(|owner| Batches::send(owner, Call))).await;
+            for reply in replies {
+                // The calls of one partition are sent together, and not with those of another one.
+                assert!((2..=20).contains(&reply.unwrap()));
+            }
+            assert!(
+                begun.elapsed() <= 4 * MAX_STRAGGLER_TIME,
+                "{:?}",
+                begun.elapsed()
+            );
+        }
     }
 }

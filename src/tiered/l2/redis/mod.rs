@@ -39,6 +39,7 @@ mod window;
 pub use crate::tiered::l2::redis::hub::{RedisHub, RedisServer};
 pub use crate::tiered::l2::redis::hub_builder::RedisHubBuilder;
 
+pub(crate) use crate::tiered::l2::redis::batched_reads::BatchedReads;
 pub(crate) use crate::tiered::l2::redis::hub::{Hub, Target};
 pub(crate) use crate::tiered::l2::redis::layout::Layout;
 pub(crate) use crate::tiered::l2::redis::names::PartitionId;
@@ -49,7 +50,6 @@ use crate::random;
 use crate::tiered::health::Warning;
 use crate::tiered::l2::envelope::millis;
 use crate::tiered::l2::redis::batched_fills::BatchedFill;
-use crate::tiered::l2::redis::batched_reads::{BatchedLookup, BatchedRead};
 use crate::tiered::l2::redis::batching::{BatchOwner, Batches};
 use crate::tiered::l2::redis::connection::{Connection, DEFAULT_MAX_ARGUMENT_SIZE};
 use crate::tiered::l2::redis::expected_size::ExpectedSize;
@@ -149,8 +149,6 @@ pub(crate) struct Redis {
     /// Expected size of a value in the reply to a request.
     value_size: ExpectedSize,
     plain_reads: PlainReads,
-    reads: Batches<BatchedRead>,
-    lookups: Batches<BatchedLookup>,
     fills: Batches<BatchedFill>,
     invalidations: Batches<BatchedInvalidation>,
     renewals: Arc<Renewals>,
@@ -180,6 +178,8 @@ pub(crate) struct RedisSettings {
     pub(crate) shared_settings: String,
     /// Whether processes use the namespace with the same number of partitions.
     pub(crate) layout: Arc<Layout>,
+    /// The reads of all partitions.
+    pub(crate) reads: Arc<BatchedReads>,
 }
 
 impl RedisSettings {
@@ -219,8 +219,6 @@ impl Redis {
             limits,
             value_size: ExpectedSize::new(MAX_SMALL_VALUE_SIZE / 4),
             plain_reads: PlainReads::new(),
-            reads: Batches::default(),
-            lookups: Batches::default(),
             fills: Batches::default(),
             invalidations: Batches::default(),
             renewals: hub.renewals(route.slot(), settings.replicas),
