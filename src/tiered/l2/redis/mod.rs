@@ -2,6 +2,8 @@
 //!
 //! Everything that must be atomic is one script, and all keys of a namespace share a hash tag.
 
+#[cfg(test)]
+mod adoption_model;
 mod batched_fills;
 mod batched_reads;
 mod batching;
