@@ -241,8 +241,10 @@ fn needs_reconnect(error: &RedisError) -> bool {
 
 /// Returns `true` if the user lacks a right, for the command or for one in a script.
 fn is_forbidden(error: &RedisError) -> bool {
-    let in_script = || error.to_string().contains("executing the script can't");
-    error.code() == Some("NOPERM") || in_script()
+    // The first text is that of Redis 7.2 and newer and of Valkey.
+    let in_script = ["ACL failure in script", "executing the script can't"];
+    let text = error.to_string();
+    error.code() == Some("NOPERM") || in_script.iter().any(|it| text.contains(it))
 }
 
 /// The error of a task that did not end.
