@@ -39,6 +39,7 @@ struct Partition {
 
 /// The events that may happen in an exploration.
 #[derive(Clone, Copy, Default)]
+#[allow(clippy::struct_excessive_bools)] // Each kind of event may happen or not.
 struct Events {
     moves: bool,
     /// An operator ends a move while keys are on both servers.
