@@ -288,7 +288,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 new.loaded.write = outgoing.write;
             }
             let is_shareable = outgoing.fits && !published.is_refused;
-            if !is_shareable {
+            // An invalidation that is queued for the other layout is still to be sent.
+            if is_sent_to_all && !is_shareable {
                 propagation = Propagation::NotShared;
             }
             let stays_local = new.is_inserted && (outgoing.is_local || !is_shareable);
