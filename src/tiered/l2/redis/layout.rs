@@ -87,7 +87,7 @@ impl Layout {
     }
 
     /// Checks whether the settings are noted by a call of their own, and not when a read lease is renewed.
-    pub(super) fn is_noted_apart(&self) -> bool {
+    pub(super) fn is_noted_separately(&self) -> bool {
         self.noting.is_some()
     }
 
@@ -198,7 +198,7 @@ impl Layout {
         let note = || {
             let layout = Arc::clone(self);
             async move {
-                // A layout that is noted apart has this.
+                // A layout that is noted separately has this.
                 let Some(noting) = &layout.noting else {
                     return Ok(());
                 };

@@ -126,7 +126,7 @@ impl Redis {
         if layout.is_noted_with(self.partition) && (layout.adapt() || layout.needs_note()) {
             layout.note().await;
         }
-        if layout.is_noted_apart() {
+        if layout.is_noted_separately() {
             layout.check_first().await?;
         }
         let renewal = Renewal {
@@ -186,7 +186,7 @@ impl Renewal {
         self.redis.note_position(position(id, version)?);
         if let Some(others) = others {
             let layout = &self.redis.settings.layout;
-            if !layout.is_noted_apart() {
+            if !layout.is_noted_separately() {
                 layout.set_refused(is_refused == 1, &others);
             }
             *self.redis.other_settings.lock() = others;
@@ -213,7 +213,7 @@ fn renew_call(renewals: &[Renewal], connection: &Connection) -> Cmd {
         } = &*renewal.redis;
         let lease = renewal.lease;
         let noted = renewal.has_upkeep.then(|| {
-            if renewal.redis.partition.of == 1 && settings.layout.is_noted_apart() {
+            if renewal.redis.partition.of == 1 && settings.layout.is_noted_separately() {
                 UPKEEP_WITHOUT_NOTE
             } else {
                 &settings.shared_settings
