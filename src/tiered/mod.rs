@@ -18,6 +18,7 @@ mod log;
 mod metrics;
 mod partition;
 mod partition_map;
+mod prior_state;
 mod publish;
 mod read;
 mod refresh;
