@@ -28,9 +28,9 @@ formatting() {
     cargo fmt --all --check
 }
 
+# Lints of the library with default features. The step `tests` has the lints of all packages, with all features.
 clippy() {
     cargo clippy -- -D warnings
-    cargo clippy --workspace --all-targets --all-features -- -D warnings
 }
 
 documentation() {
@@ -45,26 +45,29 @@ dependencies() {
     [ "$direct" -le 5 ]
 }
 
-# Runs all tests and doctests with all features, except the comparisons with other caches. The binaries that mostly wait
-# for servers are built first, and run while the others are built and run.
+# Runs all tests and doctests with all features, except those that have a step of their own. Clippy's driver compiles
+# them, so that dependencies are not compiled once more for Clippy. The binaries that mostly wait for servers are built
+# first, and run while the others are built and run.
 tests() {
-    local all=(cargo test --workspace --exclude peers --all-features) waiting=(tiered monitoring shop)
+    local all=(--workspace --exclude peers --all-features) waiting=(tiered monitoring shop)
     local binaries binary others=() logs pids=() status=0
-    "${all[@]}" --no-run "${waiting[@]/#/--test=}"
+    export RUSTC_WORKSPACE_WRAPPER=$PWD/tests/steps/rustc_with_lints
+    cargo build "${all[@]}" --bin shop "${waiting[@]/#/--test=}"
     logs=$(mktemp -d)
     for binary in "${waiting[@]}"; do
         # More tests than processors, because they wait most of the time.
-        RUST_TEST_THREADS=6 "${all[@]}" --test "$binary" >"$logs/$binary" 2>&1 &
+        RUST_TEST_THREADS=6 HOTSET_SHOP=$target/debug/shop \
+            cargo test "${all[@]}" --test "$binary" >"$logs/$binary" 2>&1 &
         pids+=($!)
     done
     # After a failure, the binaries that run already have to end.
-    binaries=$("${all[@]}" --no-run 2>&1 | tee /dev/stderr | names_of_test_binaries) || status=1
+    binaries=$(cargo test "${all[@]}" --no-run 2>&1 | tee /dev/stderr | names_of_test_binaries) || status=1
     for binary in $binaries; do
-        # The public API has a step of its own.
-        [[ " ${waiting[*]} public_api " == *" $binary "* ]] || others+=(--test "$binary")
+        # The public API and wrong calls have steps of their own, because they compile dependencies once more.
+        [[ " ${waiting[*]} public_api wrong_calls " == *" $binary "* ]] || others+=(--test "$binary")
     done
-    "${all[@]}" --no-fail-fast --lib --bins "${others[@]}" || status=1
-    "${all[@]}" --doc || status=1
+    cargo test "${all[@]}" --no-fail-fast --lib --bins "${others[@]}" || status=1
+    cargo test "${all[@]}" --doc || status=1
     for binary in "${!waiting[@]}"; do
         wait "${pids[binary]}" || status=1
         cat "$logs/${waiting[binary]}"

@@ -1,9 +1,9 @@
 # The steps that `tests/run --full` adds: what CI runs for each change.
 
 full_steps=(
-    "${default_steps[@]}" feature-combinations oldest-rust platforms supply-chain oldest-dependencies public-api
-    loom shuttle address-sanitizer thread-sanitizer linearizability comparisons release-tests examples benchmarks instructions load
-    fuzzing
+    "${default_steps[@]}" feature-combinations wrong-calls oldest-rust platforms supply-chain oldest-dependencies
+    public-api loom shuttle address-sanitizer thread-sanitizer linearizability comparisons release-tests examples
+    benchmarks instructions load fuzzing
 )
 
 # Checks sets of features that users choose, and runs the tests with default features.
@@ -15,6 +15,11 @@ feature_combinations() {
     done
     cargo clippy --all-targets -- -D warnings
     cargo test
+}
+
+# Checks the errors of the compiler for calls that users may write wrongly.
+wrong_calls() {
+    cargo test --all-features --test wrong_calls
 }
 
 # Checks the library with the oldest Rust that it supports. Tests and benchmarks need a newer one.
@@ -67,6 +72,7 @@ linearizability() {
 # Compares the policies with plain implementations of their papers, and programs of the migration guides with their
 # ports to this crate.
 comparisons() {
+    cargo clippy -p peers --all-targets -- -D warnings
     cargo test -p peers
 }
 
