@@ -16,7 +16,8 @@ use support::servers::{Server, soon};
 
 const ENTRIES: usize = 10_000;
 const ROUNDS: usize = 9;
-const TASKS: usize = 64;
+/// The numbers of tasks that read at the same time.
+const TASKS: [usize; 3] = [64, 256, 1_024];
 const PARTITIONS: u16 = 16;
 const IDLE_CACHES: usize = 100;
 /// The duration of a turn.
@@ -60,9 +61,8 @@ fn primaries(cluster: &Cluster) -> Vec<&Server> {
     primaries.map(|(at, _)| &cluster.servers[at]).collect()
 }
 
-/// The results of a namespace with this number of partitions.
+/// The results of a namespace with this number of partitions, for one number of tasks.
 struct Layout {
-    partitions: u16,
     cache: Cache,
     /// Processor time of the busiest server and of all servers for each read, in microseconds, by round.
     busiest: Vec<f64>,
@@ -72,15 +72,15 @@ struct Layout {
 impl Layout {
     /// Reads with many tasks for one turn.
     #[allow(clippy::cast_precision_loss)]
-    async fn run(&mut self, cluster: &Cluster, turn: Duration) {
+    async fn run(&mut self, cluster: &Cluster, tasks: usize, turn: Duration) {
         let servers = primaries(cluster);
         let used = || servers.iter().map(|server| server.processor_seconds());
         let before: Vec<f64> = used().collect();
         let (start, reads) = (Instant::now(), AtomicU64::new(0));
-        join_all((0..TASKS).map(|task| {
+        join_all((0..tasks).map(|task| {
             let (cache, reads) = (&self.cache, &reads);
             async move {
-                let mut number = task * ENTRIES / TASKS;
+                let mut number = task * ENTRIES / tasks;
                 while start.elapsed() < turn {
                     number = (number + 1) % ENTRIES;
                     let found = cache.get(&key(number)).await;
@@ -103,35 +103,48 @@ impl Layout {
 /// Measures the processor time of the servers for an L2 hit.
 async fn measure_hits(cluster: &Cluster, turn: Duration) {
     let hub = hub(cluster);
-    let mut layouts = Vec::new();
+    let mut caches = Vec::new();
     for partitions in [1, PARTITIONS] {
         let namespace = format!("hits:{partitions}");
         let cache = cache(&hub, &namespace, Consistency::L2Only, partitions).await;
         insert_all(&cache).await;
-        layouts.push(Layout {
-            partitions,
-            cache,
+        caches.push(cache);
+    }
+    println!(
+        "| tasks | busiest server, 1 partition | {PARTITIONS} partitions | ratio | all servers, 1 | {PARTITIONS} |"
+    );
+    println!("| --: | --: | --: | --: | --: | --: |");
+    for tasks in TASKS {
+        let layout = |cache: &Cache| Layout {
+            cache: cache.clone(),
             busiest: Vec::new(),
             all: Vec::new(),
-        });
-    }
-    for _ in 0..ROUNDS {
-        for layout in &mut layouts {
-            layout.run(cluster, turn).await;
+        };
+        let mut layouts: Vec<Layout> = caches.iter().map(layout).collect();
+        for _ in 0..ROUNDS {
+            for layout in &mut layouts {
+                layout.run(cluster, tasks, turn).await;
+            }
         }
+        let ratios = layouts[0].busiest.iter().zip(&layouts[1].busiest);
+        let mut ratios: Vec<f64> = ratios.map(|(one, several)| several / one).collect();
+        let busiest: Vec<f64> = layouts
+            .iter_mut()
+            .map(|layout| median(&mut layout.busiest))
+            .collect();
+        let all: Vec<f64> = layouts
+            .iter_mut()
+            .map(|layout| median(&mut layout.all))
+            .collect();
+        println!(
+            "| {tasks} | {:.2} us | {:.2} us | {:.2} | {:.2} us | {:.2} us |",
+            busiest[0],
+            busiest[1],
+            median(&mut ratios),
+            all[0],
+            all[1],
+        );
     }
-    println!("| partitions | busiest server, for each L2 hit | all servers |");
-    println!("| --: | --: | --: |");
-    for layout in &mut layouts {
-        let (busiest, all) = (median(&mut layout.busiest), median(&mut layout.all));
-        println!("| {} | {busiest:.2} us | {all:.2} us |", layout.partitions);
-    }
-    let ratios = layouts[0].busiest.iter().zip(&layouts[1].busiest);
-    let mut ratios: Vec<f64> = ratios.map(|(one, several)| several / one).collect();
-    println!(
-        "\nRatio of the busiest servers: {:.2}.",
-        median(&mut ratios)
-    );
 }
 
 /// Counts the connections and the calls of a process with many caches that are not in use.
