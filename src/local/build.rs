@@ -8,7 +8,7 @@ use crate::local::shard::metadata::ColumnSet;
 use crate::local::shard::{MAX_ENTRIES, Setup, Shard};
 use crate::local::tags::Tags;
 use crate::local::{Bound, Inner, Insertions, LocalCache, ShardCell};
-use crate::policy::AnyPolicy;
+use crate::policy::ShardPolicies;
 use crate::single_flight::{Bulkhead, InFlightLoads};
 use crate::stats::Counters;
 use crate::sync::read_biased_lock::ReadBiasedLock;
@@ -39,7 +39,7 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
         let time_to_idle = settings.time_to_idle.map(saturating_nanos);
         let refresh_rules = settings.refresh_rules();
         let tags = Tags::new(settings.partition_count());
-        let small_queue_share = Arc::default();
+        let policies = ShardPolicies::new(builder.policy, shards);
         let cell = |index| {
             let setup = Setup {
                 expected_entries: expected_entries(builder.capacity, shards),
@@ -53,7 +53,7 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
                 tag_epoch: tags.shared_epoch(),
                 min_live: settings.is_l1.then(|| tags.shared_min_live()),
             };
-            let policy = AnyPolicy::new(builder.policy, &small_queue_share, index, shards);
+            let policy = policies.of_shard(index);
             ShardCell {
                 shard: ReadBiasedLock::new(Shard::new(setup, policy)),
                 in_flight: InFlightLoads::new(),

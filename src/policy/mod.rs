@@ -11,10 +11,9 @@ mod s3_fifo;
 mod slot_list;
 mod state;
 
-pub(crate) use crate::policy::adaptive::SmallQueueShare;
 pub(crate) use crate::policy::state::PolicyStates;
 
-use crate::policy::adaptive::Adaptive;
+use crate::policy::adaptive::{Adaptive, ReuseModel};
 use crate::policy::car::Car;
 use crate::policy::lru::Lru;
 use crate::policy::s3_fifo::S3Fifo;
@@ -179,27 +178,37 @@ macro_rules! dispatch {
     };
 }
 
-impl AnyPolicy {
-    /// Creates the policy of the shard with this index. All `shards` shards of the cache use the same small-queue
-    /// `share`.
-    pub(crate) fn new(
-        policy: Policy,
-        share: &Arc<SmallQueueShare>,
-        index: usize,
-        shards: usize,
-    ) -> Self {
-        let kind = match policy {
-            Policy::Lru => Kind::Lru(Lru::default()),
-            Policy::S3Fifo => Kind::S3Fifo(Box::default()),
-            Policy::Car => Kind::Car(Box::default()),
-            Policy::Adaptive => {
-                let samples_of = (index == 0).then_some(shards);
-                Kind::Adaptive(Box::new(Adaptive::new(Arc::clone(share), samples_of)))
-            }
-        };
-        Self::of(kind)
+/// The policies of all shards of a cache.
+pub(crate) struct ShardPolicies {
+    policy: Policy,
+    /// `Some` if the policy is `Adaptive`.
+    model: Option<Arc<ReuseModel>>,
+}
+
+impl ShardPolicies {
+    /// Prepares the policies of this number of shards.
+    pub(crate) fn new(policy: Policy, shards: usize) -> Self {
+        let is_adaptive = policy == Policy::Adaptive;
+        Self {
+            policy,
+            model: is_adaptive.then(|| Arc::new(ReuseModel::new(shards))),
+        }
     }
 
+    /// Creates the policy of the shard with this number.
+    pub(crate) fn of_shard(&self, shard: usize) -> AnyPolicy {
+        AnyPolicy::of(match (self.policy, &self.model) {
+            (Policy::Adaptive, Some(model)) => {
+                Kind::Adaptive(Box::new(Adaptive::new(Arc::clone(model), shard)))
+            }
+            (Policy::S3Fifo, _) => Kind::S3Fifo(Box::default()),
+            (Policy::Car, _) => Kind::Car(Box::default()),
+            (Policy::Lru | Policy::Adaptive, _) => Kind::Lru(Lru::default()),
+        })
+    }
+}
+
+impl AnyPolicy {
     /// Returns a policy of the same kind without entries.
     pub(crate) fn emptied(&self) -> Self {
         Self::of(match &self.kind {
@@ -225,9 +234,13 @@ impl AnyPolicy {
         hash: u32,
         work: &mut WorkSlice,
     ) -> Option<u32> {
-        // The no-op hits of these policies never change.
+        // The no-op hits of the other policies never change.
         match &mut self.kind {
-            Kind::Adaptive(policy) => policy.replace_victim(states, hash, work),
+            Kind::Adaptive(policy) => {
+                let slot = policy.replace_victim(states, hash, work);
+                self.no_op_hits = policy.no_op_hits();
+                slot
+            }
             Kind::S3Fifo(policy) => replace_victim_of(&mut **policy, states, hash, work),
             Kind::Car(policy) => replace_victim_of(&mut **policy, states, hash, work),
             Kind::Lru(policy) => replace_victim_of(policy, states, hash, work),
@@ -351,6 +364,22 @@ mod tests {
 
         fn hash(&self, slot: u32) -> u32 {
             slot.wrapping_mul(0x9E37_79B9)
+        }
+    }
+
+    /// The states of entries, of which all slots except one are vacant.
+    pub(crate) struct Sparse {
+        pub(crate) states: States,
+        pub(crate) only: u32,
+    }
+
+    impl PolicyStates for Sparse {
+        fn state(&self, slot: u32) -> Option<&AtomicU32> {
+            self.states.state(slot).filter(|_| slot == self.only)
+        }
+
+        fn hash(&self, slot: u32) -> u32 {
+            self.states.hash(slot)
         }
     }
 

@@ -9,7 +9,7 @@ use crate::local::shard::hash::KeyHash;
 use crate::local::shard::metadata::{ColumnSet, EntryMetadata, Provenance};
 use crate::local::shard::{FoundDead, HitTime, PlainEntry, Setup, Shard};
 use crate::local::walk::Span;
-use crate::policy::{AnyPolicy, EvictionPolicy, Policy};
+use crate::policy::{EvictionPolicy, Policy, ShardPolicies};
 use crate::storage::work_slice::WorkSlice;
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ impl TestShard {
             min_live: None,
         };
         Self {
-            shard: Shard::new(setup, AnyPolicy::new(policy, &Arc::default(), 0, 1)),
+            shard: Shard::new(setup, ShardPolicies::new(policy, 1).of_shard(0)),
             budget: Arc::new(Budget::new(limit)),
             max_work: 0,
         }

@@ -1,219 +1,378 @@
-//! S3-FIFO with an admission gate. Its small queue gets the share of the entries that has the best hit ratio.
+//! Evicts the entry whose next request is least worth waiting for, as learned from when keys were requested again.
 //!
-//! The best share depends on the workload. If keys are requested again soon, and later never, new entries should have
-//! all the room. If most keys are requested once, new entries should have almost none. The policy compares the shares
-//! with miniature caches: one for each share, with hashes of a sample of the keys and without values (Waldspurger et
-//! al., "Cache modeling and optimization using miniature simulations", ATC 2017). One shard of a cache samples for all
-//! shards. All shards use the share whose miniature cache had the most hits recently. They begin with 100%, which is
-//! CLOCK and closest to LRU on most workloads, and change if another share is clearly better.
+//! The state of an entry has a coarse stamp of its last request, and its *class*: how often the key was requested before,
+//! and with which gaps. A sample of the keys shows at which ages the keys of each class return. From this follows the
+//! *value* of keeping an entry, by its class and age: the expected hits for the time that the entry takes up room, until
+//! the end that makes this rate the highest. Values are kept in a table that all shards share. They begin such that the
+//! policy is close to LRU. (Beckmann, Chen and Cidon, "LHD: Improving Cache Hit Rate by Maximizing Hit Density", NSDI
+//! 2018; Song, Berger, Li and Lloyd, "Learning Relaxed Belady for Content Distribution Network Caching", NSDI 2020; Zhou
+//! et al., "3L-Cache: Low Overhead and Precise Learning-based Eviction Policy for Caches", FAST 2025.)
 //!
-//! A hit on an entry of the sample is recorded at most once between two writes, because the policy does not order the
-//! hits between two writes. Other hits cost the same as with S3-FIFO.
+//! An eviction looks at the entry that was inserted last and then at consecutive slots, until it finds an entry that is
+//! worth no more than a threshold, or has seen a few. The threshold follows the values such that some six entries are
+//! seen on average. There are no queues, so entries have no links. Keys that were evicted are remembered with the time
+//! and class of their last request, for two and a half times the number of entries.
+//!
+//! The clock of a shard counts requests that move an entry: insertions, and the first hit on an entry in each tick of the
+//! clock. Other hits change nothing (compare the correlated references of "Clock2Q+", arXiv 2511.21958). A clock that
+//! counts insertions alone would tick more slowly when more requests are hits. The gaps of a loop would then depend on
+//! the hit ratio, and it had 0.2 points less on traces.
 
-mod miniature;
-mod sampler;
+mod age;
+mod ghost_table;
+mod learner;
+mod recent_hits;
+mod reuse;
+mod sample;
+mod state;
+mod values;
+
+pub(crate) use crate::policy::adaptive::reuse::ReuseModel;
 
 use crate::policy::EvictionPolicy;
-use crate::policy::adaptive::sampler::Sampler;
-use crate::policy::s3_fifo::{CLOCK_PERCENT, Rules, S3Fifo};
+use crate::policy::adaptive::age::TICKS_PER_CAPACITY;
+use crate::policy::adaptive::ghost_table::GhostTable;
+use crate::policy::adaptive::recent_hits::RecentHits;
+use crate::policy::adaptive::state::{Class, ReuseState};
+use crate::policy::adaptive::values::ValueTable;
 use crate::policy::slot_list::as_slot;
-use crate::policy::state::{NoOpHits, PolicyStates, QueueState};
-use crate::storage::allocated::{AllocatedBytes, arc_bytes};
+use crate::policy::state::{NoOpHits, PolicyStates};
+use crate::storage::allocated::AllocatedBytes;
 use crate::storage::work_slice::WorkSlice;
-use std::alloc::Layout;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::AtomicU32;
 
-/// The share of the small queue, in percent, that all shards of a cache use.
-pub(crate) struct SmallQueueShare(AtomicU32);
-
-impl Default for SmallQueueShare {
-    fn default() -> Self {
-        Self(AtomicU32::new(CLOCK_PERCENT))
-    }
-}
-
-impl SmallQueueShare {
-    /// Returns the share in percent.
-    pub(crate) fn percent(&self) -> u32 {
-        self.0.load(Relaxed)
-    }
-
-    /// Sets the share in percent.
-    pub(crate) fn set_percent(&self, percent: u32) {
-        self.0.store(percent, Relaxed);
-    }
-}
-
-/// Returns the rules that the shards and the miniature caches follow with this share.
-pub(crate) const fn rules(small_percent: u32) -> Rules {
-    Rules {
-        small_percent,
-        gated: true,
-    }
-}
+/// The number of entries that an eviction looks at, on average, besides the one that was inserted last.
+const MEAN_LOOKS: u32 = 4;
+/// The highest number of entries that an eviction looks at.
+const MAX_LOOKS: u32 = 16;
+/// The change of the threshold for each entry that an eviction has looked at more or less than on average.
+const THRESHOLD_STEP: u32 = ValueTable::UNITS_PER_DOUBLING / 64;
 
 /// The policy of one shard.
 pub(crate) struct Adaptive {
-    queues: S3Fifo,
-    share: Arc<SmallQueueShare>,
-    /// `Some` in the one shard that samples.
-    sampler: Option<Box<Sampler>>,
+    /// The tick of the shard's clock.
+    tick: u32,
+    /// The number of entries that were moved in the current tick.
+    moved: u32,
+    /// The number of entries that are moved in a tick.
+    tick_len: u32,
+    /// The number of entries.
+    len: u32,
+    /// One more than the highest slot in use.
+    end: u32,
+    /// The slot that the next eviction looks at.
+    hand: u32,
+    /// The slot that was filled last.
+    newest: u32,
+    /// The value up to which an entry is evicted at once.
+    threshold: u32,
+    /// The number of the shard.
+    shard: u32,
+    ghosts: GhostTable,
+    model: Arc<ReuseModel>,
+    hits: RecentHits,
 }
 
 impl Adaptive {
-    /// Creates a policy without entries. `samples_of` is the number of shards for which this shard samples, or `None`
-    /// if it does not sample.
-    pub(crate) fn new(share: Arc<SmallQueueShare>, samples_of: Option<usize>) -> Self {
+    /// Creates the policy of a shard without entries.
+    pub(crate) fn new(model: Arc<ReuseModel>, shard: usize) -> Self {
         Self {
-            queues: S3Fifo::new(rules(CLOCK_PERCENT)),
-            share,
-            sampler: samples_of.map(|shards| Box::new(Sampler::new(shards))),
+            tick: 0,
+            moved: 0,
+            tick_len: 1,
+            len: 0,
+            end: 0,
+            hand: 0,
+            newest: 0,
+            threshold: 0,
+            shard: as_slot(shard),
+            ghosts: GhostTable::default(),
+            model,
+            hits: RecentHits::new(),
         }
     }
 
-    /// Returns a policy without entries that uses the same share, and that samples if `self` does.
+    /// Returns a policy without entries for the same shard. The clock continues, because the model has stamps of it.
     pub(crate) fn emptied(&self) -> Self {
-        let samples_of = self.sampler.as_ref().map(|sampler| sampler.shards());
-        Self::new(Arc::clone(&self.share), samples_of)
-    }
-}
-
-impl Adaptive {
-    /// Prepares the queues and the sampler for an eviction.
-    #[inline]
-    fn begin_eviction(&mut self) {
-        if let Some(sampler) = &mut self.sampler {
-            sampler.on_eviction(self.queues.len());
+        Self {
+            tick: self.tick,
+            ..Self::new(Arc::clone(&self.model), self.shard as usize)
         }
-        self.queues.set_small_percent(self.share.percent());
     }
 
-    /// Replaces the victim in the shard that samples.
-    #[inline(never)]
-    fn replace_sampled_victim(
-        &mut self,
-        states: &impl PolicyStates,
-        hash: u32,
-        work: &mut WorkSlice,
-    ) -> Option<u32> {
-        self.on_write(states, work);
-        self.begin_eviction();
-        let slot = self.queues.replace_victim(states, hash, work)?;
-        self.sample(states.state(slot)?, hash);
-        Some(slot)
+    /// Sets the number of slots, and discards what is remembered about evicted entries.
+    fn set_slots(&mut self, slots: usize) {
+        self.tick_len = (as_slot(slots) / TICKS_PER_CAPACITY).max(1);
+        self.ghosts.resize(slots);
+        self.model.set_entries_of_shard(slots);
     }
 
-    /// Records the insertion of an entry if it is in the sample.
-    #[inline]
-    fn sample(&mut self, state: &AtomicU32, hash: u32) {
-        if let Some(sampler) = &mut self.sampler {
-            if sampler.samples(hash) {
-                QueueState::load(state).unsampled().store(state);
-                sampler.access(hash, &self.share);
+    /// Passes the recorded hits to the model.
+    #[cold]
+    fn observe_hits(&mut self, states: &impl PolicyStates) {
+        let Some(mut observer) = self.model.try_observe() else {
+            self.hits.discard_slots();
+            return;
+        };
+        for slot in self.hits.take_observed() {
+            // The entry may have been removed meanwhile, or its key may no longer be observed.
+            let Some(state) = states.state(slot) else {
+                continue;
+            };
+            let hash = states.hash(slot);
+            if self.model.observes(hash) {
+                observer.request(hash, self.shard, self.tick);
+            } else {
+                ReuseState::load(state).unsampled().store(state);
             }
         }
     }
+
+    /// Passes an insertion to the model.
+    #[cold]
+    fn observe_insertion(&self, hash: u32) {
+        if let Some(mut observer) = self.model.try_observe() {
+            observer.request(hash, self.shard, self.tick);
+        }
+    }
+
+    /// Advances the clock.
+    #[inline]
+    fn advance(&mut self, moved: u32) {
+        self.moved += moved;
+        if self.moved >= self.tick_len {
+            self.tick = self.tick.wrapping_add(self.moved / self.tick_len);
+            self.moved %= self.tick_len;
+        }
+    }
+
+    /// Returns the slot of an entry that is worth little. Returns `None` if there is none, or if the work was used up
+    /// before one was found.
+    #[inline(always)]
+    fn find_victim(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
+        // The fields are copied, so that they stay in registers.
+        let (values, tick, threshold) = (self.model.values(), self.tick, self.threshold);
+        let value = |state| values.value(ReuseState::load(state), tick);
+        let (mut victim, mut least) = (self.newest, ValueTable::MAX + 1);
+        if let Some(state) = states.state(victim) {
+            least = value(state);
+        }
+        let mut looks = 0;
+        let mut hand = self.hand;
+        while least > threshold && looks < MAX_LOOKS {
+            let slot = hand;
+            hand = if slot + 1 < self.end { slot + 1 } else { 0 };
+            let Some(state) = states.state(slot) else {
+                if self.len == 0 || is_used_up_by_vacancy(work) {
+                    break;
+                }
+                continue;
+            };
+            looks += 1;
+            let value = value(state);
+            if value < least {
+                (victim, least) = (slot, value);
+            }
+        }
+        self.hand = hand;
+        work.spend(looks);
+        self.threshold =
+            (threshold + looks * THRESHOLD_STEP).saturating_sub(MEAN_LOOKS * THRESHOLD_STEP);
+        (least <= ValueTable::MAX).then_some(victim)
+    }
+}
+
+/// Counts a vacant slot, and checks whether the work is used up.
+#[cold]
+fn is_used_up_by_vacancy(work: &mut WorkSlice) -> bool {
+    work.spend(1);
+    work.is_used_up()
 }
 
 impl EvictionPolicy for Adaptive {
     #[inline]
     fn no_op_hits(&self) -> NoOpHits {
-        NoOpHits::OF_QUEUES
+        ReuseState::no_op_hits(self.tick)
     }
 
     fn on_hit(&self, slot: u32, state: &AtomicU32) {
-        let before = QueueState::load(state);
-        let mut after = before.after_hit();
-        let records = |sampler: &Sampler| sampler.record_hit(slot);
-        if !before.is_sampled() && self.sampler.as_deref().is_some_and(records) {
-            after = after.sampled();
-        }
-        if after != before {
-            after.store(state);
+        let before = ReuseState::load(state);
+        let age = before.age(self.tick);
+        if age > 0 {
+            before.after_return(self.tick, age).store(state);
+            self.hits.add(slot, before.is_sampled());
         }
     }
 
     #[inline]
     fn on_write(&mut self, states: &impl PolicyStates, _: &mut WorkSlice) {
-        if let Some(sampler) = &mut self.sampler {
-            sampler.replay_hits(states, &self.share);
+        if self.hits.has_observed() {
+            self.observe_hits(states);
         }
+        let hits = self.hits.take_count();
+        self.advance(hits);
     }
 
+    #[inline]
     fn insert(&mut self, slot: u32, state: &AtomicU32, hash: u32) {
-        self.queues.insert(slot, state, hash);
-        self.sample(state, hash);
+        let ghost = self.ghosts.take(hash, self.tick);
+        let class = ghost.map_or(Class::FIRST, |ghost| ghost.class.after_return(ghost.age));
+        let is_observed = self.model.observes(hash);
+        ReuseState::new(self.tick, class, is_observed).store(state);
+        if is_observed {
+            self.observe_insertion(hash);
+        }
+        self.newest = slot;
+        self.end = self.end.max(slot + 1);
+        self.len += 1;
+        // The clock advances at the next write, with the no-op hits.
+        self.moved += 1;
     }
 
     fn remove(&mut self, state: &AtomicU32, hash: u32) {
-        self.queues.remove(state, hash);
-        if let Some(sampler) = &mut self.sampler {
-            sampler.remove(hash);
+        self.len -= 1;
+        if ReuseState::load(state).is_sampled() {
+            if let Some(mut observer) = self.model.try_observe() {
+                observer.remove(hash);
+            }
         }
     }
 
+    #[inline]
     fn evict(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
-        self.begin_eviction();
-        self.queues.evict(states, work)
-    }
-
-    #[inline(always)]
-    fn replace_victim(
-        &mut self,
-        states: &impl PolicyStates,
-        hash: u32,
-        work: &mut WorkSlice,
-    ) -> Option<u32> {
-        if self.sampler.is_some() {
-            return self.replace_sampled_victim(states, hash, work);
-        }
-        self.begin_eviction();
-        self.queues.replace_victim(states, hash, work)
+        let victim = self.find_victim(states, work)?;
+        let state = ReuseState::load(states.state(victim)?);
+        self.ghosts
+            .add(states.hash(victim), state.stamp(), state.class());
+        self.len -= 1;
+        Some(victim)
     }
 
     fn grow(&mut self, slots: usize) {
-        self.queues.grow(slots);
-        if let Some(sampler) = &mut self.sampler {
-            sampler.grow(as_slot(slots));
-        }
+        self.set_slots(slots);
     }
 
-    fn step(&mut self, most: usize) -> Option<Vec<u32>> {
-        self.queues.step(most)
+    fn step(&mut self, _: usize) -> Option<Vec<u32>> {
+        None
     }
 
     fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>) {
-        self.queues.renumber(slots, slot_of);
-        if let Some(sampler) = &mut self.sampler {
-            sampler.renumber(as_slot(slots));
-        }
+        self.set_slots(slots);
+        self.hits.discard_slots();
+        self.newest = slot_of(self.newest).unwrap_or(0);
+        // The entries have the first slots now.
+        (self.hand, self.end) = (0, self.len);
     }
 
     fn time(&self) -> u32 {
-        0
+        self.tick
     }
 
-    fn heat(&self, state: &AtomicU32, _: u32) -> i32 {
-        QueueState::load(state).heat()
+    fn heat(&self, state: &AtomicU32, since: u32) -> i32 {
+        let value = self.model.values().value_at(ReuseState::load(state), since);
+        i32::try_from(value).unwrap_or(i32::MAX)
     }
 
-    fn filed_next(&self, slot: u32) -> Option<u32> {
-        self.queues.filed_next(slot)
+    fn filed_next(&self, _: u32) -> Option<u32> {
+        None
     }
 
     fn validate(&self, states: &impl PolicyStates) {
-        self.queues.validate(states);
+        let occupied = (0..self.end).filter(|&slot| states.state(slot).is_some());
+        assert_eq!(occupied.count(), self.len as usize);
+        assert!(states.state(self.end).is_none());
     }
 }
 
 impl AllocatedBytes for Adaptive {
     fn allocated_bytes(&self) -> usize {
-        // The share is counted once for all shards, by the one that samples.
-        let share = self
-            .sampler
-            .as_ref()
-            .map_or(0, |_| arc_bytes(Layout::new::<SmallQueueShare>()));
-        self.queues.allocated_bytes() + self.sampler.allocated_bytes() + share
+        // The model is counted once for all shards.
+        let model = if self.shard == 0 {
+            self.model.allocated_bytes()
+        } else {
+            0
+        };
+        self.ghosts.allocated_bytes() + model
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::tests::{States, fill, hash, hottest_first};
+
+    fn policy() -> Adaptive {
+        Adaptive::new(Arc::new(ReuseModel::new(1)), 0)
+    }
+
+    /// Replaces the victim by a new entry with this hash, and returns its slot.
+    fn replace(policy: &mut Adaptive, states: &States, hash: u32) -> u32 {
+        let work = &mut WorkSlice::new();
+        let slot = policy.replace_victim(states, hash, work);
+        slot.unwrap()
+    }
+
+    #[test]
+    fn victim_is_found_among_vacant_slots_however_many_holds_that_takes() {
+        let mut policy = policy();
+        let states = fill(&mut policy, 5_000, 0);
+        let left = crate::policy::tests::Sparse {
+            states,
+            only: 4_000,
+        };
+        for slot in (0..5_000).filter(|&slot| slot != 4_000) {
+            policy.remove(&left.states.0[slot as usize], 0);
+        }
+        policy.validate(&left);
+        let holds = crate::policy::tests::holds_until_eviction(&mut policy, &left);
+        assert!((2..=11).contains(&holds), "{holds}");
+        assert_eq!(policy.evict(&left, &mut WorkSlice::new()), None);
+    }
+
+    #[test]
+    fn old_entries_are_evicted_before_those_that_were_hit() {
+        let mut policy = policy();
+        let states = fill(&mut policy, 1_000, 0);
+        let is_hot = |slot: u32| slot % 2 == 0;
+        for new in 0..400 {
+            for slot in (0..1_000).filter(|&slot| is_hot(slot)) {
+                policy.on_hit(slot, &states.0[slot as usize]);
+            }
+            let slot = replace(&mut policy, &states, hash(10_000 + new));
+            assert!(!is_hot(slot), "{slot} at {new}");
+        }
+        policy.validate(&states);
+        let hottest = hottest_first(&policy, &states, 1_000);
+        assert!(hottest[..500].iter().filter(|&&slot| is_hot(slot)).count() > 400);
+    }
+
+    #[test]
+    fn repeated_hit_in_a_tick_changes_nothing() {
+        let mut policy = policy();
+        let states = fill(&mut policy, 1_000, 0);
+        (0..100).for_each(|new| {
+            replace(&mut policy, &states, hash(10_000 + new));
+        });
+        let state = &states.0[500];
+        let before = ReuseState::load(state);
+        policy.on_hit(500, state);
+        let once = ReuseState::load(state);
+        assert_ne!(once, before);
+        policy.on_hit(500, state);
+        assert_eq!(ReuseState::load(state), once);
+        assert!(policy.no_op_hits().is_no_op_hit(state));
+    }
+
+    #[test]
+    fn emptied_policy_keeps_the_clock_and_what_was_learned() {
+        let mut policy = policy();
+        let states = fill(&mut policy, 1_000, 0);
+        (0..1_000).for_each(|new| {
+            replace(&mut policy, &states, hash(10_000 + new));
+        });
+        let emptied = policy.emptied();
+        assert_eq!((emptied.time(), emptied.len), (policy.time(), 0));
+        assert!(Arc::ptr_eq(&emptied.model, &policy.model));
     }
 }

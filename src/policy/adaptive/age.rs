@@ -1,0 +1,72 @@
+//! The resolution of ages and gaps.
+//!
+//! An age is a number of ticks since the last request for a key. A tick is 1/64 of the shard's entries in requests that
+//! move an entry: insertions, and the first hit on each entry in each tick.
+
+/// The number of ticks in which as many entries are moved as the shard has.
+pub(super) const TICKS_PER_CAPACITY: u32 = 64;
+
+/// The number of linear buckets in each octave of ages, as a power of two.
+const SUB_BITS: u32 = 3;
+/// The number of buckets of ages.
+pub(super) const AGE_BUCKETS: usize = 72;
+/// The highest age that is distinguished. It is almost 64 times the shard's entries. Higher ages count as this one.
+pub(super) const MAX_AGE: u32 = (1 << 12) - 1 - (1 << SUB_BITS);
+
+/// The gap of a key that was requested once.
+pub(super) const NO_GAP: u32 = 15;
+/// The number of values of a gap.
+pub(super) const GAPS: usize = 16;
+
+/// Returns the bucket of an age. The buckets are one tick wide up to an age of 7, and then at most an eighth of the age.
+#[inline(always)]
+pub(super) const fn bucket_of(age: u32) -> usize {
+    let age = if age < MAX_AGE { age } else { MAX_AGE };
+    let shifted = age + (1 << SUB_BITS);
+    let octave = shifted.ilog2() - SUB_BITS;
+    ((octave << SUB_BITS) + (shifted >> octave) - (1 << SUB_BITS)) as usize
+}
+
+/// Returns the lowest age of a bucket.
+#[allow(clippy::cast_possible_truncation)]
+pub(super) const fn start_of(bucket: usize) -> u32 {
+    let mantissa = (1 << SUB_BITS) + (bucket as u32 & ((1 << SUB_BITS) - 1));
+    (mantissa << (bucket as u32 >> SUB_BITS)) - (1 << SUB_BITS)
+}
+
+/// Returns the number of ticks of a bucket.
+#[allow(clippy::cast_possible_truncation)]
+pub(super) const fn width_of(bucket: usize) -> u32 {
+    1 << (bucket as u32 >> SUB_BITS)
+}
+
+/// Returns the octave of an age: its number of significant bits, which is less than [`NO_GAP`].
+#[inline]
+pub(super) const fn octave_of(age: u32) -> u32 {
+    let bits = u32::BITS - age.leading_zeros();
+    if bits < NO_GAP { bits } else { NO_GAP - 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_contiguous_and_cover_all_ages() {
+        let mut next = 0;
+        for bucket in 0..AGE_BUCKETS {
+            assert_eq!(start_of(bucket), next);
+            next += width_of(bucket);
+            assert_eq!(bucket_of(start_of(bucket)), bucket);
+            assert_eq!(bucket_of(next - 1), bucket);
+        }
+        assert_eq!(next, MAX_AGE + 1);
+        assert_eq!(bucket_of(u32::MAX), AGE_BUCKETS - 1);
+    }
+
+    #[test]
+    fn octaves_double_and_are_below_no_gap() {
+        let octaves = [0, 1, 2, 3, 4, 1 << 13, u32::MAX].map(octave_of);
+        assert_eq!(octaves, [0, 1, 2, 2, 3, 14, 14]);
+    }
+}

@@ -1,0 +1,271 @@
+//! What is learned from a sample of the keys: at which ages the keys of each class return.
+
+use crate::policy::adaptive::age::{AGE_BUCKETS, GAPS, MAX_AGE, bucket_of, start_of, width_of};
+use crate::policy::adaptive::sample::{Key, Sample};
+use crate::policy::adaptive::state::{CLASSES, Class, ReuseState};
+use crate::policy::adaptive::values::{Returns, ValueTable, initial_returns, rates};
+use crate::storage::allocated::AllocatedBytes;
+
+/// The number of observed requests after which all values have been computed again.
+const REQUESTS_PER_ROUND: usize = 512;
+/// The number of observed requests after which the values of one class are computed again.
+const REQUESTS_PER_CLASS: usize = REQUESTS_PER_ROUND / CLASSES;
+/// The number of rounds after which the values of a class are computed again although none of its keys was observed.
+const ROUNDS_OF_UNUSED: u32 = 4;
+/// The factor by which earlier observations count less after each round.
+const DECAY: f32 = 0.9;
+/// The number of keys as which the observations of a wider group of classes count for each class in it.
+const PRIOR_KEYS: f32 = 32.0;
+/// The number of keys of the sample whose ages are recorded at each observed request.
+const KEYS_PER_REQUEST: usize = 2;
+
+/// The observations of one class, by the bucket of the age. Earlier ones count less.
+#[derive(Clone)]
+struct Observations {
+    /// The number of keys that returned.
+    returned: [f32; AGE_BUCKETS],
+    /// The number of keys that had the age, less that of the bucket before. A key counts in part if it had only some of
+    /// the ages of a bucket.
+    exposed: [f32; AGE_BUCKETS],
+    /// `true` if no key was observed.
+    is_empty: bool,
+}
+
+impl Observations {
+    const NONE: Self = Self {
+        returned: [0.0; AGE_BUCKETS],
+        exposed: [0.0; AGE_BUCKETS],
+        is_empty: true,
+    };
+
+    /// Records that a key grew older, from one age to another.
+    fn expose(&mut self, from: u32, to: u32) {
+        self.step(from, 1.0);
+        self.step(to, -1.0);
+        self.is_empty = false;
+    }
+
+    /// Changes the number of keys by `keys` from an age on.
+    #[allow(clippy::cast_precision_loss)]
+    fn step(&mut self, age: u32, keys: f32) {
+        let bucket = bucket_of(age);
+        let before = (age.min(MAX_AGE) - start_of(bucket)) as f32 / width_of(bucket) as f32;
+        self.exposed[bucket] += keys * (1.0 - before);
+        if let Some(next) = self.exposed.get_mut(bucket + 1) {
+            *next += keys * before;
+        }
+    }
+
+    /// Adds the observations of another class.
+    fn add(&mut self, other: &Self) {
+        let add = |sums: &mut Returns, others: &Returns| {
+            sums.iter_mut()
+                .zip(others)
+                .for_each(|(sum, other)| *sum += other);
+        };
+        add(&mut self.returned, &other.returned);
+        add(&mut self.exposed, &other.exposed);
+        self.is_empty &= other.is_empty;
+    }
+
+    /// Lets the observations so far count less.
+    fn decay(&mut self) {
+        let all = self.returned.iter_mut().chain(&mut self.exposed);
+        all.for_each(|count| *count *= DECAY);
+    }
+
+    /// Returns the expected returns, where `prior` counts as [`PRIOR_KEYS`] keys.
+    fn returns(&self, prior: &Returns) -> Returns {
+        let mut keys = 0.0;
+        std::array::from_fn(|bucket| {
+            keys += self.exposed[bucket];
+            (self.returned[bucket] + PRIOR_KEYS * prior[bucket]) / (keys.max(0.0) + PRIOR_KEYS)
+        })
+    }
+}
+
+/// The learner of a cache. It observes a sample of the keys of all shards.
+///
+/// The expected returns at an age are the observed ones, divided by the number of observed keys that reached the age:
+/// the estimate of occurrences over exposure for data of which some is not complete yet. Few observations of a class are
+/// complemented by those of all classes with as many requests, and those by all observations.
+pub(super) struct Learner {
+    sample: Sample,
+    /// The observations by class.
+    observations: Box<[Observations]>,
+    /// The expected returns of all classes with as many earlier requests.
+    priors: [Returns; CLASSES / GAPS],
+    /// The number of observed requests in the current round.
+    requests: usize,
+    /// The number of rounds.
+    rounds: u32,
+}
+
+impl Learner {
+    /// Creates a learner for a cache with this number of shards.
+    pub(super) fn new(shards: usize) -> Self {
+        Self {
+            sample: Sample::new(shards),
+            observations: vec![Observations::NONE; CLASSES].into(),
+            priors: [initial_returns(); CLASSES / GAPS],
+            requests: 0,
+            rounds: 0,
+        }
+    }
+
+    /// Sets the values to those that are expected before anything is observed.
+    pub(super) fn initialize(&self, values: &ValueTable) {
+        let initial = rates(&initial_returns());
+        (0..CLASSES as u32).for_each(|class| values.set(Class::new(class), &initial));
+    }
+
+    /// Returns the part of the keys that is observed, in units of 2 to the power of -32.
+    pub(super) fn part(&self) -> u32 {
+        self.sample.part()
+    }
+
+    /// Sets the number of entries of the cache.
+    pub(super) fn set_entries(&mut self, entries: usize) {
+        self.sample.set_entries(entries);
+    }
+
+    /// Records a request for a key of the sample in a shard, in this tick of the shard's clock. Computes some values
+    /// again.
+    pub(super) fn request(&mut self, hash: u32, shard: u32, tick: u32, values: &ValueTable) {
+        self.sample.set_tick(shard, tick);
+        match self.sample.get_mut(hash) {
+            Some(key) => {
+                let (class, age) = (key.state.class(), key.state.age(tick));
+                if age == 0 {
+                    return;
+                }
+                let observed = &mut self.observations[class.number()];
+                observed.expose(key.exposed_to, age);
+                observed.returned[bucket_of(age)] += 1.0;
+                key.state = key.state.after_return(tick, age);
+                key.exposed_to = 0;
+            }
+            None => self.sample.insert(Key {
+                hash,
+                shard,
+                state: ReuseState::new(tick, Class::FIRST, true),
+                exposed_to: 0,
+            }),
+        }
+        self.expose_keys();
+        self.compute(values);
+    }
+
+    /// Removes a key from the sample, because it was removed from its shard for another reason than eviction.
+    pub(super) fn remove(&mut self, hash: u32) {
+        self.sample.remove(hash);
+    }
+
+    /// Records the ages of a few keys of the sample, all of them in turn.
+    fn expose_keys(&mut self) {
+        let observations = &mut self.observations;
+        self.sample.visit(KEYS_PER_REQUEST, |key, age| {
+            let age = age.min(MAX_AGE);
+            observations[key.state.class().number()].expose(key.exposed_to, age);
+            key.exposed_to = age;
+            // A key that is older counts as one that was never requested.
+            age < MAX_AGE
+        });
+    }
+
+    /// Computes the values of one class again after a few requests, each class in turn.
+    fn compute(&mut self, values: &ValueTable) {
+        if self.requests % REQUESTS_PER_CLASS == 0 {
+            let class = self.requests / REQUESTS_PER_CLASS;
+            let observed = &self.observations[class];
+            if !observed.is_empty || self.rounds % ROUNDS_OF_UNUSED == 0 {
+                let returns = observed.returns(&self.priors[class / GAPS]);
+                values.set(Class::new(class as u32), &rates(&returns));
+            }
+        }
+        self.requests += 1;
+        if self.requests >= REQUESTS_PER_ROUND {
+            self.end_round();
+        }
+    }
+
+    /// Computes the priors of the next round, and lets the observations so far count less.
+    fn end_round(&mut self) {
+        self.requests = 0;
+        self.rounds = self.rounds.wrapping_add(1);
+        let sum = |observations: &mut dyn Iterator<Item = &Observations>| {
+            let mut sum = Observations::NONE;
+            observations.for_each(|observed| sum.add(observed));
+            sum
+        };
+        let counts: Vec<_> = self
+            .observations
+            .chunks(GAPS)
+            .map(|of_count| sum(&mut of_count.iter()))
+            .collect();
+        let all = sum(&mut counts.iter()).returns(&initial_returns());
+        for (prior, observed) in self.priors.iter_mut().zip(&counts) {
+            *prior = observed.returns(&all);
+        }
+        self.observations.iter_mut().for_each(Observations::decay);
+    }
+}
+
+impl AllocatedBytes for Learner {
+    fn allocated_bytes(&self) -> usize {
+        self.sample.allocated_bytes() + self.observations.allocated_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::tests::hash;
+
+    /// Returns the value of an entry that was requested `count` times before, with a gap of `gap` ticks, `age` ticks ago.
+    fn value(values: &ValueTable, count: u32, gap: u32, age: u32) -> u32 {
+        let class = (0..count).fold(Class::FIRST, |class, _| class.after_return(gap));
+        values.value(ReuseState::new(0, class, false), age)
+    }
+
+    #[test]
+    fn exposure_counts_the_keys_of_each_age() {
+        let mut observed = Observations::NONE;
+        observed.expose(3, 21);
+        observed.expose(21, 21);
+        observed.expose(0, 4);
+        let mut keys = 0.0;
+        let counts = observed.exposed.map(|step| {
+            keys += step;
+            keys
+        });
+        // The ages 8 to 23 have buckets of two ticks.
+        assert_eq!(counts[..8], [1.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0]);
+        assert_eq!(counts[8..16], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.0]);
+        observed.expose(0, u32::MAX);
+        assert!(observed.exposed.iter().sum::<f32>().abs() <= 1.0);
+    }
+
+    #[test]
+    fn keys_that_return_are_worth_more_than_those_that_do_not() {
+        let (mut learner, values) = (Learner::new(1), ValueTable::new());
+        learner.initialize(&values);
+        assert!(value(&values, 0, 0, 5) > value(&values, 0, 0, 50));
+        // A hundred keys return every 40 ticks, and others are requested once.
+        for step in 0..200_000_u32 {
+            let tick = step / 10;
+            let key = if step % 2 == 0 {
+                step / 2 % 200
+            } else {
+                1 << 20 | step
+            };
+            learner.request(hash(key), 0, tick, &values);
+        }
+        assert!(
+            value(&values, 3, 100, 20)
+                > value(&values, 0, 0, 1) + 2 * ValueTable::UNITS_PER_DOUBLING
+        );
+        // They are worth more the closer they are to their return.
+        assert!(value(&values, 3, 40, 35) > value(&values, 3, 40, 1));
+    }
+}

@@ -1,0 +1,184 @@
+//! The state of an entry: when it was last requested, and what is known about its earlier requests.
+
+use crate::policy::adaptive::age::{GAPS, NO_GAP, octave_of};
+use crate::policy::state::NoOpHits;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// The number of classes of keys.
+pub(super) const CLASSES: usize = 4 * GAPS;
+
+/// What is known about the requests for a key before the last one: their number up to 3, and the mean octave of the gaps
+/// between them, in which the last gap counts half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Class(u32);
+
+impl Class {
+    /// The class of keys that were requested once.
+    pub(super) const FIRST: Self = Self(NO_GAP);
+    /// The highest number of earlier requests that is distinguished.
+    const MAX_COUNT: u32 = 3;
+
+    /// Creates the class from its number, of which only the low bits are used.
+    #[inline]
+    pub(super) const fn new(number: u32) -> Self {
+        Self(number % CLASSES as u32)
+    }
+
+    /// Returns the number of the class, which is less than [`CLASSES`].
+    #[inline(always)]
+    pub(super) const fn number(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Returns the number of earlier requests, up to 3.
+    pub(super) const fn count(self) -> usize {
+        self.0 as usize / GAPS
+    }
+
+    /// Returns the class after another request, `age` ticks after the last one.
+    #[inline]
+    pub(super) fn after_return(self, age: u32) -> Self {
+        let (count, mean) = (self.0 / GAPS as u32, self.0 % GAPS as u32);
+        let octave = octave_of(age);
+        let mean = if mean == NO_GAP {
+            octave
+        } else {
+            (mean + octave).div_ceil(2)
+        };
+        Self((count + 1).min(Self::MAX_COUNT) * GAPS as u32 + mean)
+    }
+}
+
+/// The state of an entry.
+///
+/// ```text
+///  31 .. 7   6 .. 1    0
+/// +--------+--------+---------+
+/// | STAMP  | CLASS  | SAMPLED |
+/// +--------+--------+---------+
+/// ```
+///
+/// The stamp is the tick of the last request. It wraps after some 500,000 times the capacity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReuseState(u32);
+
+impl ReuseState {
+    /// Set if the key is in the sample of keys that are observed.
+    const SAMPLED: u32 = 1;
+    const CLASS_SHIFT: u32 = 1;
+    const STAMP_SHIFT: u32 = Self::CLASS_SHIFT + CLASSES.ilog2();
+
+    /// Creates the state of an entry that was requested in this tick.
+    #[inline]
+    pub(super) fn new(tick: u32, class: Class, is_sampled: bool) -> Self {
+        let class = class.0 << Self::CLASS_SHIFT;
+        Self(tick << Self::STAMP_SHIFT | class | u32::from(is_sampled))
+    }
+
+    #[inline]
+    pub(super) fn load(state: &AtomicU32) -> Self {
+        Self(state.load(Relaxed))
+    }
+
+    #[inline]
+    pub(super) fn store(self, state: &AtomicU32) {
+        state.store(self.0, Relaxed);
+    }
+
+    /// Returns the hits that change nothing in this tick: those on entries that were requested in it already.
+    #[inline(always)]
+    pub(super) fn no_op_hits(tick: u32) -> NoOpHits {
+        let slack = (1 << Self::STAMP_SHIFT) - 1;
+        NoOpHits {
+            clock: tick << Self::STAMP_SHIFT | slack,
+            slack,
+        }
+    }
+
+    /// Returns the number of ticks since the last request.
+    #[inline(always)]
+    pub(super) fn age(self, tick: u32) -> u32 {
+        // The low bits of the first operand are set, so that those of the state borrow nothing from the stamp.
+        Self::no_op_hits(tick).clock.wrapping_sub(self.0) >> Self::STAMP_SHIFT
+    }
+
+    /// Returns the number of ticks by which the last request was after this tick, or 0 if it was not.
+    pub(super) fn lead(self, tick: u32) -> u32 {
+        const MAX_LEAD: u32 = u32::MAX >> (ReuseState::STAMP_SHIFT + 1);
+        let lead = self.age(tick).wrapping_neg() & (u32::MAX >> Self::STAMP_SHIFT);
+        if lead <= MAX_LEAD { lead } else { 0 }
+    }
+
+    /// Returns the tick of the last request, of which the highest bits are missing.
+    #[inline]
+    pub(super) fn stamp(self) -> u32 {
+        self.0 >> Self::STAMP_SHIFT
+    }
+
+    #[inline(always)]
+    pub(super) fn class(self) -> Class {
+        Class::new(self.0 >> Self::CLASS_SHIFT)
+    }
+
+    #[inline]
+    pub(super) fn is_sampled(self) -> bool {
+        self.0 & Self::SAMPLED != 0
+    }
+
+    #[inline]
+    pub(super) fn unsampled(self) -> Self {
+        Self(self.0 & !Self::SAMPLED)
+    }
+
+    /// Returns the state after another request in this tick, which is `age` ticks after the last one.
+    #[inline]
+    pub(super) fn after_return(self, tick: u32, age: u32) -> Self {
+        Self::new(tick, self.class().after_return(age), self.is_sampled())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_returns_what_it_was_created_with() {
+        for (tick, class, sampled) in [(0, Class::FIRST, true), (77, Class::new(40), false)] {
+            let state = ReuseState::new(tick, class, sampled);
+            assert_eq!((state.class(), state.is_sampled()), (class, sampled));
+            assert_eq!(state.age(tick), 0);
+            assert_eq!(state.age(tick + 9), 9);
+            assert!(!state.unsampled().is_sampled());
+        }
+        // The stamp wraps.
+        let state = ReuseState::new((1 << 25) - 1, Class::FIRST, false);
+        assert_eq!(state.age(1 << 25), 1);
+        assert_eq!(state.age(4), 5);
+        assert_eq!((state.lead(4), state.lead((1 << 25) - 3)), (0, 2));
+    }
+
+    #[test]
+    fn hit_is_a_no_op_in_the_tick_of_the_last_request_only() {
+        for tick in [0, 5, u32::MAX] {
+            let hits = ReuseState::no_op_hits(tick);
+            let is_no_op = |stamp: u32, class, sampled| {
+                let state = AtomicU32::new(0);
+                ReuseState::new(stamp, Class::new(class), sampled).store(&state);
+                hits.is_no_op_hit(&state)
+            };
+            assert!(is_no_op(tick, 0, false) && is_no_op(tick, 63, true));
+            assert!(!is_no_op(tick.wrapping_sub(1), 63, true));
+            assert!(!is_no_op(tick.wrapping_add(1), 0, false));
+        }
+    }
+
+    #[test]
+    fn class_counts_requests_and_averages_gaps() {
+        let second = Class::FIRST.after_return(8);
+        assert_eq!((second.count(), second.number() % GAPS), (1, 4));
+        let third = second.after_return(1);
+        assert_eq!((third.count(), third.number() % GAPS), (2, 3));
+        let last = third.after_return(1).after_return(1).after_return(u32::MAX);
+        assert_eq!((last.count(), last.number() % GAPS), (3, 8));
+    }
+}

@@ -1,0 +1,200 @@
+//! The value of keeping an entry, by its class and age.
+
+use crate::policy::adaptive::age::{AGE_BUCKETS, bucket_of, start_of, width_of};
+use crate::policy::adaptive::state::{CLASSES, Class, ReuseState};
+use crate::storage::allocated::AllocatedBytes;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+
+/// The expected returns to each bucket of ages, in returns for each key that reaches it.
+pub(super) type Returns = [f32; AGE_BUCKETS];
+
+/// The number of values that the table has room for in each class, a power of two.
+const ROW: usize = AGE_BUCKETS.next_power_of_two();
+const TABLE: usize = CLASSES * ROW;
+
+/// The values of all classes and ages. Shards read it while another one changes it.
+///
+/// A value is the logarithm of the expected hits in each tick, in [units](Self::UNITS_PER_DOUBLING) from 0 on.
+pub(super) struct ValueTable(Box<[AtomicU16; TABLE]>);
+
+impl ValueTable {
+    /// The number of units in which a value doubles.
+    pub(super) const UNITS_PER_DOUBLING: u32 = 1 << 11;
+    /// The highest value.
+    pub(super) const MAX: u32 = u16::MAX as u32;
+
+    /// Creates a table without values.
+    pub(super) fn new() -> Self {
+        Self(Box::new([const { AtomicU16::new(0) }; TABLE]))
+    }
+
+    /// Returns the value of an entry with this state.
+    #[inline(always)]
+    pub(super) fn value(&self, state: ReuseState, tick: u32) -> u32 {
+        let bucket = bucket_of(state.age(tick));
+        // Nothing is cut off. This shows the compiler that the index is not out of bounds.
+        let at = (state.class().number() * ROW | bucket) % TABLE;
+        self.0[at].load(Relaxed).into()
+    }
+
+    /// Returns the value like [`value`](Self::value) for an entry that may have been requested after this tick.
+    pub(super) fn value_at(&self, state: ReuseState, tick: u32) -> u32 {
+        self.value(state, tick.wrapping_add(state.lead(tick)))
+    }
+
+    /// Sets the values of a class.
+    pub(super) fn set(&self, class: Class, rates: &[f32; AGE_BUCKETS]) {
+        let row = &self.0[class.number() * ROW..];
+        for (value, rate) in row.iter().zip(rates) {
+            value.store(logarithm(*rate), Relaxed);
+        }
+    }
+}
+
+impl AllocatedBytes for ValueTable {
+    fn allocated_bytes(&self) -> usize {
+        size_of_val(&*self.0)
+    }
+}
+
+/// Returns the logarithm of a positive number in units, and 0 for numbers up to 2 to the power of -24.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn logarithm(rate: f32) -> u16 {
+    // The bits of a floating-point number are its exponent and its mantissa, so they grow with its logarithm.
+    const MANTISSA_BITS_DROPPED: u32 =
+        f32::MANTISSA_DIGITS - 1 - ValueTable::UNITS_PER_DOUBLING.ilog2();
+    const LEAST: u32 = (f32::MIN_POSITIVE.to_bits() >> MANTISSA_BITS_DROPPED)
+        + (126 - 24) * ValueTable::UNITS_PER_DOUBLING;
+    let units = (rate.to_bits() >> MANTISSA_BITS_DROPPED).saturating_sub(LEAST);
+    units.min(u16::MAX.into()) as u16
+}
+
+/// A point of the curve of expected hits over the time that an entry is kept.
+#[derive(Clone, Copy)]
+struct Point {
+    time: f32,
+    hits: f32,
+}
+
+impl Point {
+    /// Returns the hits per tick from this point to a later one.
+    fn rate_to(self, later: Self) -> f32 {
+        (later.hits - self.hits) / (later.time - self.time).max(f32::MIN_POSITIVE)
+    }
+}
+
+/// Returns for each bucket of ages the expected hits per tick of an entry that has reached it, if the entry is kept
+/// until it is hit or until the time that maximizes this rate. It is the index of Gittins ("Bandit processes and dynamic
+/// allocation indices", 1979) for a single hit.
+///
+/// The rate from one age to another is a slope of the curve of hits over time. The greatest slope from a point to later
+/// ones is that of the upper convex hull of the later ones, which is built from the end.
+pub(super) fn rates(returns: &Returns) -> [f32; AGE_BUCKETS] {
+    let points = curve(returns);
+    let mut rates = [0.0; AGE_BUCKETS];
+    let mut hull = [points[AGE_BUCKETS]; AGE_BUCKETS + 1];
+    let mut len = 1;
+    for bucket in (0..AGE_BUCKETS).rev() {
+        let point = points[bucket];
+        while len > 1 && point.rate_to(hull[len - 1]) <= point.rate_to(hull[len - 2]) {
+            len -= 1;
+        }
+        rates[bucket] = point.rate_to(hull[len - 1]);
+        hull[len] = point;
+        len += 1;
+    }
+    rates
+}
+
+/// Returns the expected hits and the time that an entry is kept until each age, for an entry that is kept until its
+/// first hit.
+#[allow(clippy::cast_precision_loss)]
+fn curve(returns: &Returns) -> [Point; AGE_BUCKETS + 1] {
+    let mut at = Point {
+        time: 0.0,
+        hits: 0.0,
+    };
+    let mut points = [at; AGE_BUCKETS + 1];
+    for (bucket, &expected) in returns.iter().enumerate() {
+        // The part of entries that are not hit within the bucket is almost the exponential of `-expected`.
+        let unhit = 1.0 / (1.0 + expected * (1.0 + expected / 2.0));
+        let left = 1.0 - at.hits;
+        at.hits += left * (1.0 - unhit);
+        at.time += left * unhit * (1.0 + expected / 2.0) * width_of(bucket) as f32;
+        points[bucket + 1] = at;
+    }
+    points
+}
+
+/// Returns the expected returns before anything was observed. The longer ago the last request was, the fewer returns are
+/// expected, so that the policy begins like LRU.
+#[allow(clippy::cast_precision_loss)]
+pub(super) fn initial_returns() -> Returns {
+    std::array::from_fn(|bucket| {
+        let (start, width) = (start_of(bucket) as f32, width_of(bucket) as f32);
+        0.5 * width / (start + 1.0 + width)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The definition, by trying all ends.
+    fn best_rates(returns: &Returns) -> [f32; AGE_BUCKETS] {
+        let points = curve(returns);
+        std::array::from_fn(|from| {
+            let later = points[from + 1..].iter();
+            later
+                .map(|&end| points[from].rate_to(end))
+                .fold(0.0, f32::max)
+        })
+    }
+
+    fn assert_close(rates: [f32; AGE_BUCKETS], expected: [f32; AGE_BUCKETS]) {
+        for (rate, expected) in rates.into_iter().zip(expected) {
+            assert!(
+                (rate - expected).abs() <= expected * 1e-3,
+                "{rate} for {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn rates_are_the_best_over_all_ends() {
+        let mut random = 1_u32;
+        for _ in 0..100 {
+            let returns = std::array::from_fn(|_| {
+                random = random.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+                (random >> 24) as f32
+                    / if random >> 23 & 1 == 0 {
+                        100.0
+                    } else {
+                        10_000.0
+                    }
+            });
+            assert_close(rates(&returns), best_rates(&returns));
+        }
+        assert_close(rates(&initial_returns()), best_rates(&initial_returns()));
+    }
+
+    #[test]
+    fn value_decreases_with_age_at_first_and_increases_before_a_certain_return() {
+        let initial = rates(&initial_returns());
+        assert!(initial.is_sorted_by(|a, b| a >= b));
+        let mut looped = [0.0; AGE_BUCKETS];
+        looped[30] = 100.0;
+        assert!(rates(&looped)[..=30].is_sorted());
+    }
+
+    #[test]
+    fn logarithm_grows_by_the_same_amount_with_each_doubling() {
+        assert_eq!(logarithm(0.0), 0);
+        for exponent in -22..4 {
+            let step = logarithm(2_f32.powi(exponent + 1)) - logarithm(2_f32.powi(exponent));
+            assert_eq!(u32::from(step), ValueTable::UNITS_PER_DOUBLING);
+        }
+        assert!(logarithm(1.5) > logarithm(1.25));
+        assert_eq!(logarithm(f32::MAX), u16::MAX);
+    }
+}
