@@ -1,17 +1,17 @@
 //! The resolution of ages and gaps.
 //!
-//! An age is a number of ticks since the last request for a key. A tick is 1/64 of the shard's entries in requests that
+//! An age is a number of ticks since the last request for a key. A tick is 1/16 of the shard's entries in requests that
 //! move an entry: insertions, and the first hit on each entry in each tick.
 
 /// The number of ticks in which as many entries are moved as the shard has.
-pub(super) const TICKS_PER_CAPACITY: u32 = 64;
+pub(super) const TICKS_PER_CAPACITY: u32 = 16;
 
 /// The number of linear buckets in each octave of ages, as a power of two.
 const SUB_BITS: u32 = 3;
 /// The number of buckets of ages.
-pub(super) const AGE_BUCKETS: usize = 72;
+pub(super) const AGE_BUCKETS: usize = 56;
 /// The highest age that is distinguished. It is almost 64 times the shard's entries. Higher ages count as this one.
-pub(super) const MAX_AGE: u32 = (1 << 12) - 1 - (1 << SUB_BITS);
+pub(super) const MAX_AGE: u32 = (1 << 10) - 1 - (1 << SUB_BITS);
 
 /// The gap of a key that was requested once.
 pub(super) const NO_GAP: u32 = 15;

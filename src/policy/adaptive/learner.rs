@@ -7,17 +7,17 @@ use crate::policy::adaptive::values::{Returns, ValueTable, initial_returns, rate
 use crate::storage::allocated::AllocatedBytes;
 
 /// The number of observed requests after which all values have been computed again.
-const REQUESTS_PER_ROUND: usize = 512;
+const REQUESTS_PER_ROUND: usize = 256;
 /// The number of observed requests after which the values of one class are computed again.
 const REQUESTS_PER_CLASS: usize = REQUESTS_PER_ROUND / CLASSES;
 /// The number of rounds after which the values of a class are computed again although none of its keys was observed.
 const ROUNDS_OF_UNUSED: u32 = 4;
 /// The factor by which earlier observations count less after each round.
-const DECAY: f32 = 0.9;
+const DECAY: f32 = 0.97;
 /// The number of keys as which the observations of a wider group of classes count for each class in it.
 const PRIOR_KEYS: f32 = 32.0;
 /// The number of keys of the sample whose ages are recorded at each observed request.
-const KEYS_PER_REQUEST: usize = 2;
+const KEYS_PER_REQUEST: usize = 4;
 
 /// The observations of one class, by the bucket of the age. Earlier ones count less.
 #[derive(Clone)]
@@ -66,6 +66,13 @@ impl Observations {
         add(&mut self.returned, &other.returned);
         add(&mut self.exposed, &other.exposed);
         self.is_empty &= other.is_empty;
+    }
+
+    /// Returns the sum of the observations of several classes.
+    fn sum(all: &[Self]) -> Self {
+        let mut sum = Self::NONE;
+        all.iter().for_each(|observed| sum.add(observed));
+        sum
     }
 
     /// Lets the observations so far count less.
@@ -178,36 +185,41 @@ impl Learner {
         if self.requests % REQUESTS_PER_CLASS == 0 {
             let class = self.requests / REQUESTS_PER_CLASS;
             let observed = &self.observations[class];
-            if !observed.is_empty || self.rounds % ROUNDS_OF_UNUSED == 0 {
+            if !observed.is_empty {
                 let returns = observed.returns(&self.priors[class / GAPS]);
                 values.set(Class::new(class as u32), &rates(&returns));
             }
         }
         self.requests += 1;
         if self.requests >= REQUESTS_PER_ROUND {
-            self.end_round();
+            self.end_round(values);
         }
     }
 
     /// Computes the priors of the next round, and lets the observations so far count less.
-    fn end_round(&mut self) {
+    #[cold]
+    fn end_round(&mut self, values: &ValueTable) {
         self.requests = 0;
         self.rounds = self.rounds.wrapping_add(1);
-        let sum = |observations: &mut dyn Iterator<Item = &Observations>| {
-            let mut sum = Observations::NONE;
-            observations.for_each(|observed| sum.add(observed));
-            sum
-        };
-        let counts: Vec<_> = self
-            .observations
-            .chunks(GAPS)
-            .map(|of_count| sum(&mut of_count.iter()))
-            .collect();
-        let all = sum(&mut counts.iter()).returns(&initial_returns());
-        for (prior, observed) in self.priors.iter_mut().zip(&counts) {
+        let of_counts = self.observations.chunks(GAPS).map(Observations::sum);
+        let of_counts: Vec<_> = of_counts.collect();
+        let all = Observations::sum(&of_counts).returns(&initial_returns());
+        for (prior, observed) in self.priors.iter_mut().zip(&of_counts) {
             *prior = observed.returns(&all);
         }
         self.observations.iter_mut().for_each(Observations::decay);
+        if self.rounds % ROUNDS_OF_UNUSED == 0 {
+            self.set_unobserved(values);
+        }
+    }
+
+    /// Sets the values of the classes of which no key was observed to those of all classes with as many requests.
+    fn set_unobserved(&self, values: &ValueTable) {
+        let rates = self.priors.map(|prior| rates(&prior));
+        let unobserved = |&class: &usize| self.observations[class].is_empty;
+        for class in (0..CLASSES).filter(unobserved) {
+            values.set(Class::new(class as u32), &rates[class / GAPS]);
+        }
     }
 }
 

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 /// The number of entries that an eviction looks at, on average, besides the one that was inserted last.
-const MEAN_LOOKS: u32 = 4;
+const MEAN_LOOKS: u32 = 6;
 /// The highest number of entries that an eviction looks at.
 const MAX_LOOKS: u32 = 16;
 /// The change of the threshold for each entry that an eviction has looked at more or less than on average.
@@ -177,8 +177,9 @@ impl Adaptive {
         }
         self.hand = hand;
         work.spend(looks);
+        let expected = if looks == 0 { 1 } else { MEAN_LOOKS };
         self.threshold =
-            (threshold + looks * THRESHOLD_STEP).saturating_sub(MEAN_LOOKS * THRESHOLD_STEP);
+            (threshold + looks * THRESHOLD_STEP).saturating_sub(expected * THRESHOLD_STEP);
         (least <= ValueTable::MAX).then_some(victim)
     }
 }

@@ -84,6 +84,6 @@ impl Observer<'_> {
 impl AllocatedBytes for ReuseModel {
     fn allocated_bytes(&self) -> usize {
         let learned = self.learner.lock().allocated_bytes();
-        arc_bytes(Layout::new::<Self>()) + self.values.allocated_bytes() + learned
+        arc_bytes(Layout::new::<Self>()) + learned
     }
 }

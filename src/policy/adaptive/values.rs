@@ -2,7 +2,6 @@
 
 use crate::policy::adaptive::age::{AGE_BUCKETS, bucket_of, start_of, width_of};
 use crate::policy::adaptive::state::{CLASSES, Class, ReuseState};
-use crate::storage::allocated::AllocatedBytes;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 /// The expected returns to each bucket of ages, in returns for each key that reaches it.
@@ -15,7 +14,7 @@ const TABLE: usize = CLASSES * ROW;
 /// The values of all classes and ages. Shards read it while another one changes it.
 ///
 /// A value is the logarithm of the expected hits in each tick, in [units](Self::UNITS_PER_DOUBLING) from 0 on.
-pub(super) struct ValueTable(Box<[AtomicU16; TABLE]>);
+pub(super) struct ValueTable([AtomicU16; TABLE]);
 
 impl ValueTable {
     /// The number of units in which a value doubles.
@@ -25,7 +24,7 @@ impl ValueTable {
 
     /// Creates a table without values.
     pub(super) fn new() -> Self {
-        Self(Box::new([const { AtomicU16::new(0) }; TABLE]))
+        Self([const { AtomicU16::new(0) }; TABLE])
     }
 
     /// Returns the value of an entry with this state.
@@ -48,12 +47,6 @@ impl ValueTable {
         for (value, rate) in row.iter().zip(rates) {
             value.store(logarithm(*rate), Relaxed);
         }
-    }
-}
-
-impl AllocatedBytes for ValueTable {
-    fn allocated_bytes(&self) -> usize {
-        size_of_val(&*self.0)
     }
 }
 
