@@ -102,7 +102,7 @@ impl EvictionPolicy for Car {
             self.trim(capacity);
             ONCE
         };
-        self.clocks.insert(clock, slot, state, 0);
+        self.clocks.insert(clock, slot, state);
     }
 
     fn remove(&mut self, state: &AtomicU32, _: u32) {

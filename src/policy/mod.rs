@@ -2,7 +2,6 @@
 
 mod adaptive;
 mod car;
-mod frequency_sketch;
 mod ghost_list;
 mod ghost_queue;
 mod lru;

@@ -96,14 +96,8 @@ impl Queues {
     /// Adds the entry of a slot that was filled to the end of a queue. If the slot is filed already, the entry is added
     /// there when the slot is taken from its list.
     #[inline]
-    pub(crate) fn insert(
-        &mut self,
-        queue: Queue,
-        slot: u32,
-        stored: &AtomicU32,
-        admission_frequency: u32,
-    ) {
-        let state = QueueState::new(queue, admission_frequency);
+    pub(crate) fn insert(&mut self, queue: Queue, slot: u32, stored: &AtomicU32) {
+        let state = QueueState::new(queue);
         self.links.cover(slot);
         if self.links.is_filed(slot) {
             state.misfiled().store(stored);
@@ -111,32 +105,6 @@ impl Queues {
         } else {
             self.file(slot, stored, state);
         }
-    }
-
-    /// Replaces the first entry of a queue by a new one, in the same slot at the end of the queue, and returns the
-    /// slot. Returns `None`, and changes nothing, if the first slot is vacant, or its entry is misfiled or was hit.
-    #[inline(always)]
-    pub(crate) fn replace_first(
-        &mut self,
-        queue: Queue,
-        states: &impl PolicyStates,
-        admission_frequency: u32,
-    ) -> Option<u32> {
-        let list = &mut self.lists[queue as usize];
-        let slot = list.head();
-        let stored = states.state(slot)?;
-        let state = QueueState::load(stored);
-        if state.is_misfiled() || state.hits() > 0 || !list.rotate(&mut self.links) {
-            return None;
-        }
-        QueueState::new(queue, admission_frequency).store(stored);
-        Some(slot)
-    }
-
-    /// Returns `true` if no slot is filed in a queue.
-    #[inline]
-    pub(crate) fn is_empty(&self, queue: Queue) -> bool {
-        self.lists[queue as usize].is_empty()
     }
 
     /// Removes an entry from the counts, because it is about to be removed for another reason than eviction.
@@ -188,15 +156,8 @@ impl Queues {
     /// Files an entry at the end of a queue, with this number of hits.
     #[inline]
     pub(crate) fn put(&mut self, taken: &Taken<'_>, queue: Queue, hits: u32) {
-        let state = taken.state.refiled(queue, hits);
+        let state = QueueState::refiled(queue, hits);
         self.file(taken.slot, taken.stored, state);
-    }
-
-    /// Puts an entry back to the head of the queue from which it was removed.
-    pub(crate) fn put_back(&mut self, taken: &Taken<'_>) {
-        let queue = taken.state.queue() as usize;
-        self.lists[queue].push_first(taken.slot, &mut self.links);
-        self.lens[queue] += 1;
     }
 
     /// Checks the structure, for tests.

@@ -147,24 +147,6 @@ impl List {
         self.tail = slot;
     }
 
-    /// Moves the first slot to the end. Returns `false`, and changes nothing, if there is none, or if it has not moved
-    /// to larger storage yet.
-    #[inline(always)]
-    pub(crate) fn rotate(&mut self, links: &mut Links) -> bool {
-        let slot = self.head;
-        let Some(link) = links.get_moved_mut(slot) else {
-            return false;
-        };
-        let next = *link;
-        if next != END {
-            *link = END;
-            links.set(self.tail, slot);
-            self.head = next;
-            self.tail = slot;
-        }
-        true
-    }
-
     /// Adds a slot at the head.
     #[inline]
     pub(crate) fn push_first(&mut self, slot: u32, links: &mut Links) {

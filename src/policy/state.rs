@@ -1,6 +1,7 @@
 //! The state that a policy keeps of each entry, in 32 bits.
 //!
-//! `Lru` stores the time of its write clock at the last use. The other policies store a [`QueueState`].
+//! `Lru` stores the time of its write clock at the last use. `S3Fifo` and `Car` store a [`QueueState`], and `Adaptive`
+//! stores a `ReuseState`.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -25,12 +26,10 @@ pub(crate) struct NoOpHits {
 }
 
 impl NoOpHits {
-    /// The no-op hits of policies that store a [`QueueState`]: those on entries with the most hits that need not be
-    /// sampled. All bits above [`ADMISSION_FREQUENCY`](QueueState::ADMISSION_FREQUENCY) are set then, and hits change
-    /// no bit below them.
+    /// The no-op hits of policies that store a [`QueueState`]: those on entries with the most hits.
     pub(crate) const OF_QUEUES: Self = Self {
         clock: u32::MAX,
-        slack: QueueState::SAMPLED - 1,
+        slack: QueueState::ONE_HIT - 1,
     };
 
     /// Checks whether a hit on an entry with this state changes nothing, so that the policy need not be called.
@@ -54,10 +53,10 @@ pub(crate) enum Queue {
 /// The state of an entry in [`Queues`](crate::policy::queues::Queues).
 ///
 /// ```text
-///  31  30   29        28  27                26 .. 2  1       0
-/// +-------+---------+---------------------+--------+--------+----------+
-/// | HITS  | SAMPLED | ADMISSION_FREQUENCY | unused | SECOND | MISFILED |
-/// +-------+---------+---------------------+--------+--------+----------+
+///  31  30  29 .. 2  1       0
+/// +-------+--------+--------+----------+
+/// | HITS  | unused | SECOND | MISFILED |
+/// +-------+--------+--------+----------+
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueueState(u32);
@@ -66,12 +65,6 @@ impl QueueState {
     /// The number of hits since the entry was filed or got a second chance. It does not exceed [`MAX_HITS`].
     const HITS: u32 = 0b11 << 30;
     const ONE_HIT: u32 = 1 << 30;
-    /// Set if the sampler needs no further hit on the entry: it has recorded one since the last write, or the key is
-    /// not in the sample, or there is no sampler.
-    const SAMPLED: u32 = 1 << 29;
-    /// The number of requests for the key before it was admitted, up to 3, if a sketch counts them.
-    const ADMISSION_FREQUENCY: u32 = 0b11 << 27;
-    const ONE_REQUEST: u32 = 1 << 27;
     /// Set if the entry belongs to the second queue.
     const SECOND: u32 = 1 << 1;
     /// Set if the slot is still filed where an earlier entry of the slot was.
@@ -79,9 +72,8 @@ impl QueueState {
 
     /// Creates the state of an entry that is inserted into a queue.
     #[inline]
-    pub(crate) fn new(queue: Queue, admission_frequency: u32) -> Self {
-        let frequency = admission_frequency * Self::ONE_REQUEST;
-        Self(Self::SAMPLED | frequency | queue_bit(queue))
+    pub(crate) fn new(queue: Queue) -> Self {
+        Self(queue_bit(queue))
     }
 
     #[inline]
@@ -118,15 +110,8 @@ impl QueueState {
 
     /// Returns the state of the entry when it is filed again, in this queue and with this number of hits.
     #[inline]
-    pub(crate) fn refiled(self, queue: Queue, hits: u32) -> Self {
-        let kept = self.0 & (Self::SAMPLED | Self::ADMISSION_FREQUENCY);
-        Self(kept | queue_bit(queue) | (hits * Self::ONE_HIT))
-    }
-
-    /// Returns the number of requests for the key before it was admitted.
-    #[inline]
-    pub(crate) fn admission_frequency(self) -> u32 {
-        (self.0 & Self::ADMISSION_FREQUENCY) / Self::ONE_REQUEST
+    pub(crate) fn refiled(queue: Queue, hits: u32) -> Self {
+        Self(queue_bit(queue) | (hits * Self::ONE_HIT))
     }
 
     /// Returns the queue to which the entry belongs.
@@ -155,22 +140,6 @@ impl QueueState {
         Self(self.0 & !Self::MISFILED)
     }
 
-    /// Checks whether the sampler needs no further hit on the entry.
-    #[inline]
-    pub(crate) fn is_sampled(self) -> bool {
-        self.0 & Self::SAMPLED != 0
-    }
-
-    #[inline]
-    pub(crate) fn sampled(self) -> Self {
-        Self(self.0 | Self::SAMPLED)
-    }
-
-    #[inline]
-    pub(crate) fn unsampled(self) -> Self {
-        Self(self.0 & !Self::SAMPLED)
-    }
-
     /// Returns the heat of the entry. Entries of the second queue are hotter than those of the first, and then those
     /// with more hits.
     #[allow(clippy::cast_possible_wrap)] // It has three bits.
@@ -189,26 +158,11 @@ fn queue_bit(queue: Queue) -> u32 {
 
 /// The layout of [`QueueState`].
 const _: () = {
-    const FIELDS: [u32; 5] = [
-        QueueState::HITS,
-        QueueState::SAMPLED,
-        QueueState::ADMISSION_FREQUENCY,
-        QueueState::SECOND,
-        QueueState::MISFILED,
-    ];
-    let (mut field, mut used) = (0, 0);
-    while field < FIELDS.len() {
-        assert!(used & FIELDS[field] == 0, "two fields overlap");
-        used |= FIELDS[field];
-        field += 1;
-    }
     // A hit adds to the top bits, so that it never changes another field.
     assert!(QueueState::HITS.leading_ones() == 2 && MAX_HITS == 3);
-    assert!(QueueState::ADMISSION_FREQUENCY / QueueState::ONE_REQUEST == 3);
+    assert!(QueueState::SECOND & QueueState::MISFILED == 0);
     // A hit is a no-op if all bits that a hit can set are set, whatever the others are.
-    let all_set = QueueState::HITS | QueueState::SAMPLED;
-    assert!(NoOpHits::OF_QUEUES.contains(all_set));
+    assert!(NoOpHits::OF_QUEUES.contains(QueueState::HITS));
     assert!(NoOpHits::OF_QUEUES.contains(u32::MAX));
-    assert!(!NoOpHits::OF_QUEUES.contains(all_set - 1));
-    assert!(!NoOpHits::OF_QUEUES.contains(!QueueState::SAMPLED));
+    assert!(!NoOpHits::OF_QUEUES.contains(QueueState::HITS - 1));
 };

@@ -29,7 +29,8 @@ impl WorkSlice {
         }
     }
 
-    /// Creates a counter without a limit, for small structures.
+    /// Creates a counter without a limit.
+    #[cfg(test)]
     pub(crate) const fn unlimited() -> Self {
         Self {
             done: 0,

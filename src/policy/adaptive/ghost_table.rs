@@ -57,7 +57,7 @@ impl GhostTable {
         if let Some((bucket, fingerprint)) = self.location(hash) {
             // All eight keys move at once, and the oldest is overwritten.
             bucket.rotate_right(1);
-            bucket[0] = fingerprint | (tick & TICK_MASK) << CLASS_BITS | class.number() as u32;
+            bucket[0] = fingerprint | ((tick & TICK_MASK) << CLASS_BITS) | class.bits();
         }
     }
 
@@ -80,7 +80,7 @@ impl GhostTable {
         bucket[WAYS - 1] = 0;
         Some(Ghost {
             age: tick.wrapping_sub(found >> CLASS_BITS) & TICK_MASK,
-            class: Class::new(found),
+            class: Class::from_bits(found),
         })
     }
 }
@@ -103,13 +103,13 @@ mod tests {
         assert_eq!(ghosts.take(7, 0), None);
         ghosts.resize(1_000);
         for n in 0..10_000 {
-            ghosts.add(hash(n), n, Class::new(n));
+            ghosts.add(hash(n), n, Class::from_bits(n));
         }
         let mut count = |range: std::ops::Range<u32>| {
             let found = range.clone().filter(|&n| {
                 let expected = Ghost {
                     age: (10_000 - n) % 1_024,
-                    class: Class::new(n),
+                    class: Class::from_bits(n),
                 };
                 ghosts.take(hash(n), 10_000) == Some(expected)
             });

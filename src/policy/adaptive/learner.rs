@@ -71,7 +71,9 @@ impl Observations {
     /// Returns the sum of the observations of several classes.
     fn sum(all: &[Self]) -> Self {
         let mut sum = Self::NONE;
-        all.iter().for_each(|observed| sum.add(observed));
+        for observed in all {
+            sum.add(observed);
+        }
         sum
     }
 
@@ -118,12 +120,6 @@ impl Learner {
             requests: 0,
             rounds: 0,
         }
-    }
-
-    /// Sets the values to those that are expected before anything is observed.
-    pub(super) fn initialize(&self, values: &ValueTable) {
-        let initial = rates(&initial_returns());
-        (0..CLASSES as u32).for_each(|class| values.set(Class::new(class), &initial));
     }
 
     /// Returns the part of the keys that is observed, in units of 2 to the power of -32.
@@ -183,11 +179,11 @@ impl Learner {
     /// Computes the values of one class again after a few requests, each class in turn.
     fn compute(&mut self, values: &ValueTable) {
         if self.requests % REQUESTS_PER_CLASS == 0 {
-            let class = self.requests / REQUESTS_PER_CLASS;
-            let observed = &self.observations[class];
-            if !observed.is_empty {
-                let returns = observed.returns(&self.priors[class / GAPS]);
-                values.set(Class::new(class as u32), &rates(&returns));
+            let next = self.requests / REQUESTS_PER_CLASS;
+            let observed = &self.observations[next];
+            if let Some(class) = Class::all().nth(next).filter(|_| !observed.is_empty) {
+                let returns = observed.returns(&self.priors[next / GAPS]);
+                values.set(class, &rates(&returns));
             }
         }
         self.requests += 1;
@@ -216,9 +212,8 @@ impl Learner {
     /// Sets the values of the classes of which no key was observed to those of all classes with as many requests.
     fn set_unobserved(&self, values: &ValueTable) {
         let rates = self.priors.map(|prior| rates(&prior));
-        let unobserved = |&class: &usize| self.observations[class].is_empty;
-        for class in (0..CLASSES).filter(unobserved) {
-            values.set(Class::new(class as u32), &rates[class / GAPS]);
+        for class in Class::all().filter(|class| self.observations[class.number()].is_empty) {
+            values.set(class, &rates[class.number() / GAPS]);
         }
     }
 }
@@ -261,7 +256,6 @@ mod tests {
     #[test]
     fn keys_that_return_are_worth_more_than_those_that_do_not() {
         let (mut learner, values) = (Learner::new(1), ValueTable::new());
-        learner.initialize(&values);
         assert!(value(&values, 0, 0, 5) > value(&values, 0, 0, 50));
         // A hundred keys return every 40 ticks, and others are requested once.
         for step in 0..200_000_u32 {

@@ -14,7 +14,7 @@
 //! and class of their last request, for two and a half times the number of entries.
 //!
 //! The clock of a shard counts requests that move an entry: insertions, and the first hit on an entry in each tick of the
-//! clock. Other hits change nothing (compare the correlated references of "Clock2Q+", arXiv 2511.21958). A clock that
+//! clock. Other hits change nothing (compare the correlated references of `Clock2Q+`, arXiv 2511.21958). A clock that
 //! counts insertions alone would tick more slowly when more requests are hits. The gaps of a loop would then depend on
 //! the hit ratio, and it had 0.2 points less on traces.
 
@@ -323,7 +323,7 @@ mod tests {
             only: 4_000,
         };
         for slot in (0..5_000).filter(|&slot| slot != 4_000) {
-            policy.remove(&left.states.0[slot as usize], 0);
+            policy.remove(left.states.state(slot).unwrap(), 0);
         }
         policy.validate(&left);
         let holds = crate::policy::tests::holds_until_eviction(&mut policy, &left);

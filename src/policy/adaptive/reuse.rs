@@ -23,7 +23,6 @@ impl ReuseModel {
     /// Creates a model without observations for a cache with this number of shards.
     pub(crate) fn new(shards: usize) -> Self {
         let (learner, values) = (Learner::new(shards), ValueTable::new());
-        learner.initialize(&values);
         Self {
             values,
             part: AtomicU32::new(learner.part()),

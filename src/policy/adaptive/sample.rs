@@ -110,7 +110,9 @@ impl Sample {
         self.index.clear();
         let mut kept = std::mem::take(&mut self.keys);
         kept.retain(|key| is_in_part(key.hash, part));
-        kept.into_iter().for_each(|key| self.add(key));
+        for key in kept {
+            self.add(key);
+        }
     }
 
     /// Removes a key.

@@ -4,11 +4,15 @@ use crate::policy::adaptive::age::{GAPS, NO_GAP, octave_of};
 use crate::policy::state::NoOpHits;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// The number of classes of keys.
+/// The number of classes of keys: those with up to three earlier requests, by their gaps.
 pub(super) const CLASSES: usize = 4 * GAPS;
+const CLASS_BITS: u32 = CLASSES.ilog2();
+const GAP_BITS: u32 = GAPS.ilog2();
 
 /// What is known about the requests for a key before the last one: their number up to 3, and the mean octave of the gaps
 /// between them, in which the last gap counts half.
+///
+/// With the octave of the last gap alone, the hit ratio on traces was 0.1 points lower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Class(u32);
 
@@ -18,10 +22,16 @@ impl Class {
     /// The highest number of earlier requests that is distinguished.
     const MAX_COUNT: u32 = 3;
 
-    /// Creates the class from its number, of which only the low bits are used.
+    /// Creates the class with the number in these bits, of which only the low ones are used.
     #[inline]
-    pub(super) const fn new(number: u32) -> Self {
-        Self(number % CLASSES as u32)
+    pub(super) const fn from_bits(bits: u32) -> Self {
+        Self(bits & ((1 << CLASS_BITS) - 1))
+    }
+
+    /// Returns the number of the class as bits.
+    #[inline]
+    pub(super) const fn bits(self) -> u32 {
+        self.0
     }
 
     /// Returns the number of the class, which is less than [`CLASSES`].
@@ -30,22 +40,22 @@ impl Class {
         self.0 as usize
     }
 
-    /// Returns the number of earlier requests, up to 3.
-    pub(super) const fn count(self) -> usize {
-        self.0 as usize / GAPS
+    /// Returns all classes in the order of their numbers.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        (0..1 << CLASS_BITS).map(Self)
     }
 
     /// Returns the class after another request, `age` ticks after the last one.
     #[inline]
     pub(super) fn after_return(self, age: u32) -> Self {
-        let (count, mean) = (self.0 / GAPS as u32, self.0 % GAPS as u32);
+        let (count, mean) = (self.0 >> GAP_BITS, self.0 & ((1 << GAP_BITS) - 1));
         let octave = octave_of(age);
         let mean = if mean == NO_GAP {
             octave
         } else {
             (mean + octave).div_ceil(2)
         };
-        Self((count + 1).min(Self::MAX_COUNT) * GAPS as u32 + mean)
+        Self(((count + 1).min(Self::MAX_COUNT) << GAP_BITS) | mean)
     }
 }
 
@@ -66,13 +76,13 @@ impl ReuseState {
     /// Set if the key is in the sample of keys that are observed.
     const SAMPLED: u32 = 1;
     const CLASS_SHIFT: u32 = 1;
-    const STAMP_SHIFT: u32 = Self::CLASS_SHIFT + CLASSES.ilog2();
+    const STAMP_SHIFT: u32 = Self::CLASS_SHIFT + CLASS_BITS;
 
     /// Creates the state of an entry that was requested in this tick.
     #[inline]
     pub(super) fn new(tick: u32, class: Class, is_sampled: bool) -> Self {
         let class = class.0 << Self::CLASS_SHIFT;
-        Self(tick << Self::STAMP_SHIFT | class | u32::from(is_sampled))
+        Self((tick << Self::STAMP_SHIFT) | class | u32::from(is_sampled))
     }
 
     #[inline]
@@ -90,7 +100,7 @@ impl ReuseState {
     pub(super) fn no_op_hits(tick: u32) -> NoOpHits {
         let slack = (1 << Self::STAMP_SHIFT) - 1;
         NoOpHits {
-            clock: tick << Self::STAMP_SHIFT | slack,
+            clock: (tick << Self::STAMP_SHIFT) | slack,
             slack,
         }
     }
@@ -117,7 +127,7 @@ impl ReuseState {
 
     #[inline(always)]
     pub(super) fn class(self) -> Class {
-        Class::new(self.0 >> Self::CLASS_SHIFT)
+        Class::from_bits(self.0 >> Self::CLASS_SHIFT)
     }
 
     #[inline]
@@ -141,9 +151,14 @@ impl ReuseState {
 mod tests {
     use super::*;
 
+    /// Returns the number of earlier requests and the mean octave of the gaps.
+    fn parts(class: Class) -> (usize, usize) {
+        (class.number() / GAPS, class.number() % GAPS)
+    }
+
     #[test]
     fn state_returns_what_it_was_created_with() {
-        for (tick, class, sampled) in [(0, Class::FIRST, true), (77, Class::new(40), false)] {
+        for (tick, class, sampled) in [(0, Class::FIRST, true), (77, Class::from_bits(40), false)] {
             let state = ReuseState::new(tick, class, sampled);
             assert_eq!((state.class(), state.is_sampled()), (class, sampled));
             assert_eq!(state.age(tick), 0);
@@ -163,7 +178,7 @@ mod tests {
             let hits = ReuseState::no_op_hits(tick);
             let is_no_op = |stamp: u32, class, sampled| {
                 let state = AtomicU32::new(0);
-                ReuseState::new(stamp, Class::new(class), sampled).store(&state);
+                ReuseState::new(stamp, Class::from_bits(class), sampled).store(&state);
                 hits.is_no_op_hit(&state)
             };
             assert!(is_no_op(tick, 0, false) && is_no_op(tick, 63, true));
@@ -175,10 +190,10 @@ mod tests {
     #[test]
     fn class_counts_requests_and_averages_gaps() {
         let second = Class::FIRST.after_return(8);
-        assert_eq!((second.count(), second.number() % GAPS), (1, 4));
+        assert_eq!(parts(second), (1, 4));
         let third = second.after_return(1);
-        assert_eq!((third.count(), third.number() % GAPS), (2, 3));
+        assert_eq!(parts(third), (2, 3));
         let last = third.after_return(1).after_return(1).after_return(u32::MAX);
-        assert_eq!((last.count(), last.number() % GAPS), (3, 8));
+        assert_eq!(parts(last), (3, 8));
     }
 }

@@ -22,9 +22,12 @@ impl ValueTable {
     /// The highest value.
     pub(super) const MAX: u32 = u16::MAX as u32;
 
-    /// Creates a table without values.
+    /// Creates a table of the values that are expected before anything is observed.
     pub(super) fn new() -> Self {
-        Self([const { AtomicU16::new(0) }; TABLE])
+        let table = Self([const { AtomicU16::new(0) }; TABLE]);
+        let initial = rates(&initial_returns());
+        Class::all().for_each(|class| table.set(class, &initial));
+        table
     }
 
     /// Returns the value of an entry with this state.
@@ -32,7 +35,7 @@ impl ValueTable {
     pub(super) fn value(&self, state: ReuseState, tick: u32) -> u32 {
         let bucket = bucket_of(state.age(tick));
         // Nothing is cut off. This shows the compiler that the index is not out of bounds.
-        let at = (state.class().number() * ROW | bucket) % TABLE;
+        let at = (state.class().number() * ROW + bucket) % TABLE;
         self.0[at].load(Relaxed).into()
     }
 
@@ -159,12 +162,12 @@ mod tests {
         for _ in 0..100 {
             let returns = std::array::from_fn(|_| {
                 random = random.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
-                (random >> 24) as f32
-                    / if random >> 23 & 1 == 0 {
-                        100.0
-                    } else {
-                        10_000.0
-                    }
+                let scale = if random & 1 << 23 == 0 {
+                    100.0
+                } else {
+                    10_000.0
+                };
+                f32::from(random.to_be_bytes()[0]) / scale
             });
             assert_close(rates(&returns), best_rates(&returns));
         }
