@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn entries_of_a_queue_are_listed_in_the_reverse_order_of_their_insertion() {
-        for policy in [Policy::Lru, Policy::S3Fifo, Policy::Car, Policy::Adaptive] {
+        for policy in [Policy::Lru, Policy::S3Fifo, Policy::Car] {
             let builder = LocalCache::builder().capacity(100).shards(1);
             let cache: LocalCache<u64, u64> = builder.policy(policy).build().unwrap();
             // The slots of evicted entries are used again, so slots are not in the order of insertion.

@@ -10,7 +10,7 @@ mod s3_fifo;
 mod slot_list;
 mod state;
 
-pub(crate) use crate::policy::state::PolicyStates;
+pub(crate) use crate::policy::state::{EntryBounds, PolicyStates};
 
 use crate::policy::adaptive::{Adaptive, ReuseModel};
 use crate::policy::car::Car;
@@ -81,7 +81,7 @@ fn spread(hash: u32) -> u64 {
     random::spread(hash.into(), random::GOLDEN_RATIO)
 }
 
-/// An eviction policy. It knows slots, their states and hashes, and nothing of keys, values or time.
+/// An eviction policy. It knows slots, their states, hashes and bounds, and nothing of keys or values.
 ///
 /// [`on_hit`](Self::on_hit) runs under a shared lock, and everything else under an exclusive one.
 pub(crate) trait EvictionPolicy: AllocatedBytes {

@@ -13,6 +13,30 @@ pub(crate) trait PolicyStates {
 
     /// Returns the bits that the entry stores of its key's hash, or 0 if the slot is vacant.
     fn hash(&self, slot: u32) -> u32;
+
+    /// Returns the time in nanoseconds, or `None` if all entries have the same weight and none expires. Entries then have
+    /// no [bounds](Self::bounds).
+    #[inline(always)]
+    fn now(&self) -> Option<u64> {
+        None
+    }
+
+    /// Returns the weight of an entry and the time until it expires. Called only if [`now`](Self::now) returns a time.
+    #[inline(always)]
+    fn bounds(&self, _: u32) -> EntryBounds {
+        EntryBounds {
+            weight: 1,
+            lifetime: u64::MAX,
+        }
+    }
+}
+
+/// What bounds the value of keeping an entry.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EntryBounds {
+    pub(crate) weight: u64,
+    /// The time until the entry expires, in nanoseconds, or 0 if it has expired.
+    pub(crate) lifetime: u64,
 }
 
 /// The states of entries on which a hit is a no-op: those that are at most `slack` behind `clock`.

@@ -3,13 +3,13 @@
 use crate::clock::Nanos;
 use crate::entry::Loaded;
 use crate::local::shard::hash::{KeyHash, StoredHash};
-use crate::local::shard::metadata::EntryMetadata;
+use crate::local::shard::metadata::{EntryMetadata, MetadataTable};
 use crate::local::shard::slab::Slab;
 use crate::local::tags::EntryTags;
-use crate::policy::PolicyStates;
+use crate::policy::{EntryBounds, PolicyStates};
 use crate::storage::slot_table::CellHash;
 use std::num::NonZero;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// A stored entry. The alignment keeps a small entry within one cache line.
 #[repr(align(32))]
@@ -96,5 +96,37 @@ impl<K, V> PolicyStates for Slab<Entry<K, V>> {
     #[inline]
     fn hash(&self, slot: u32) -> u32 {
         self.get(slot).map_or(0, |entry| entry.hash.bits())
+    }
+}
+
+/// The entries of a shard whose entries have weights or deadlines.
+pub(super) struct BoundedEntries<'a, K, V> {
+    pub(super) slab: &'a Slab<Entry<K, V>>,
+    pub(super) metadata: Option<&'a MetadataTable>,
+    pub(super) now: Nanos,
+}
+
+impl<K, V> PolicyStates for BoundedEntries<'_, K, V> {
+    #[inline]
+    fn state(&self, slot: u32) -> Option<&AtomicU32> {
+        self.slab.state(slot)
+    }
+
+    #[inline]
+    fn hash(&self, slot: u32) -> u32 {
+        self.slab.hash(slot)
+    }
+
+    fn now(&self) -> Option<u64> {
+        Some(self.now)
+    }
+
+    fn bounds(&self, slot: u32) -> EntryBounds {
+        let entry = self.slab.get(slot);
+        let deadline = entry.map_or(0, |entry| entry.deadline.load(Relaxed));
+        EntryBounds {
+            weight: self.metadata.map_or(1, |metadata| metadata.weight(slot)),
+            lifetime: deadline.saturating_sub(self.now),
+        }
     }
 }

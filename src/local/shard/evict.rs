@@ -3,7 +3,9 @@
 use crate::clock::{NEVER, Nanos};
 use crate::local::removal::{RemovalCause, Removals};
 use crate::local::shard::Shard;
+use crate::local::shard::entry::BoundedEntries;
 use crate::local::shard::expiry::SLOTS_PER_BLOCK;
+use crate::local::shard::metadata::MetadataTable;
 use crate::policy::EvictionPolicy;
 use crate::storage::work_slice::WorkSlice;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
@@ -32,11 +34,27 @@ impl<K, V> Shard<K, V> {
                 }
             }
         }
-        let victim = self.policy.evict(&self.slab, work)?;
+        let victim = self.policy_victim(now, work)?;
         let weight = self.weight(victim);
         self.unlink(victim, RemovalCause::Evicted, now, out);
         self.release_if_empty(out);
         Some(weight)
+    }
+
+    /// Returns the slot that the policy has chosen for the caller to vacate: see [`EvictionPolicy::evict`].
+    #[inline]
+    pub(super) fn policy_victim(&mut self, now: Nanos, work: &mut WorkSlice) -> Option<u32> {
+        let metadata = self.metadata.as_deref();
+        let has_weights = metadata.is_some_and(MetadataTable::has_weights);
+        if !has_weights && !self.expiry.has_deadlines() {
+            return self.policy.evict(&self.slab, work);
+        }
+        let entries = BoundedEntries {
+            slab: &self.slab,
+            metadata,
+            now,
+        };
+        self.policy.evict(&entries, work)
     }
 
     /// Searches up to `blocks` blocks of slots for entries that are past their deadline or have an invalidated tag.

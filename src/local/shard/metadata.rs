@@ -281,6 +281,11 @@ impl MetadataTable {
         Some(latest_deadlines.get(slot).copied().unwrap_or(0))
     }
 
+    /// Returns `true` if entries have weights.
+    pub(crate) fn has_weights(&self) -> bool {
+        self.weights.is_some()
+    }
+
     /// Returns the weight of an entry.
     pub(crate) fn weight(&self, slot: u32) -> u64 {
         let Some(weights) = &self.weights else {

@@ -133,7 +133,7 @@ impl<K, V> Shard<K, V> {
         out: &mut Removals<'_, K, V>,
     ) -> Result<(), NewEntry<K, V>> {
         self.continue_growing(work, out);
-        let Some(slot) = self.policy.evict(&self.slab, work) else {
+        let Some(slot) = self.policy_victim(now, work) else {
             return Err(new);
         };
         let Some(entry) = self.slab.get_mut(slot) else {

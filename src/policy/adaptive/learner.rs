@@ -230,7 +230,7 @@ mod tests {
     use crate::policy::tests::hash;
 
     /// Returns the value of an entry that was requested `count` times before, with a gap of `gap` ticks, `age` ticks ago.
-    fn value(values: &ValueTable, count: u32, gap: u32, age: u32) -> u32 {
+    fn value(values: &ValueTable, count: u32, gap: u32, age: u32) -> i32 {
         let class = (0..count).fold(Class::FIRST, |class, _| class.after_return(gap));
         values.value(ReuseState::new(0, class, false), age)
     }
@@ -267,10 +267,7 @@ mod tests {
             };
             learner.request(hash(key), 0, tick, &values);
         }
-        assert!(
-            value(&values, 3, 100, 20)
-                > value(&values, 0, 0, 1) + 2 * ValueTable::UNITS_PER_DOUBLING
-        );
+        assert!(value(&values, 3, 100, 20) > value(&values, 0, 0, 1) + 4_096);
         // They are worth more the closer they are to their return.
         assert!(value(&values, 3, 40, 35) > value(&values, 3, 40, 1));
     }

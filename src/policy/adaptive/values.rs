@@ -1,8 +1,8 @@
 //! The value of keeping an entry, by its class and age.
 
-use crate::policy::adaptive::age::{AGE_BUCKETS, bucket_of, start_of, width_of};
+use crate::policy::adaptive::age::{AGE_BUCKETS, MAX_AGE, bucket_of, start_of, width_of};
 use crate::policy::adaptive::state::{CLASSES, Class, ReuseState};
-use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering::Relaxed};
 
 /// The expected returns to each bucket of ages, in returns for each key that reaches it.
 pub(super) type Returns = [f32; AGE_BUCKETS];
@@ -14,17 +14,22 @@ const TABLE: usize = CLASSES * ROW;
 /// The values of all classes and ages. Shards read it while another one changes it.
 ///
 /// A value is the logarithm of the expected hits in each tick, in [units](Self::UNITS_PER_DOUBLING) from 0 on.
-pub(super) struct ValueTable([AtomicU16; TABLE]);
+pub(super) struct ValueTable {
+    values: [AtomicU16; TABLE],
+    /// The bucket of ages until which an entry is kept for its value.
+    ends: [AtomicU8; TABLE],
+}
 
 impl ValueTable {
     /// The number of units in which a value doubles.
-    pub(super) const UNITS_PER_DOUBLING: u32 = 1 << 11;
-    /// The highest value.
-    pub(super) const MAX: u32 = u16::MAX as u32;
+    pub(super) const UNITS_PER_DOUBLING: i32 = 1 << LOGARITHM_BITS;
 
     /// Creates a table of the values that are expected before anything is observed.
     pub(super) fn new() -> Self {
-        let table = Self([const { AtomicU16::new(0) }; TABLE]);
+        let table = Self {
+            values: [const { AtomicU16::new(0) }; TABLE],
+            ends: [const { AtomicU8::new(0) }; TABLE],
+        };
         let initial = rates(&initial_returns());
         Class::all().for_each(|class| table.set(class, &initial));
         table
@@ -32,37 +37,61 @@ impl ValueTable {
 
     /// Returns the value of an entry with this state.
     #[inline(always)]
-    pub(super) fn value(&self, state: ReuseState, tick: u32) -> u32 {
+    pub(super) fn value(&self, state: ReuseState, tick: u32) -> i32 {
+        self.values[Self::index(state, tick)].load(Relaxed).into()
+    }
+
+    /// Returns the place of a state in the table.
+    #[inline(always)]
+    fn index(state: ReuseState, tick: u32) -> usize {
         let bucket = bucket_of(state.age(tick));
         // Nothing is cut off. This shows the compiler that the index is not out of bounds.
-        let at = (state.class().number() * ROW + bucket) % TABLE;
-        self.0[at].load(Relaxed).into()
+        (state.class().number() * ROW + bucket) % TABLE
+    }
+
+    /// Returns the number of ticks for which an entry with this state is kept for its value.
+    pub(super) fn horizon(&self, state: ReuseState, tick: u32) -> u32 {
+        let end = self.ends[Self::index(state, tick)].load(Relaxed);
+        let age = state.age(tick).min(MAX_AGE);
+        start_of(end.into()).saturating_sub(age).max(1)
     }
 
     /// Returns the value like [`value`](Self::value) for an entry that may have been requested after this tick.
-    pub(super) fn value_at(&self, state: ReuseState, tick: u32) -> u32 {
+    pub(super) fn value_at(&self, state: ReuseState, tick: u32) -> i32 {
         self.value(state, tick.wrapping_add(state.lead(tick)))
     }
 
     /// Sets the values of a class.
-    pub(super) fn set(&self, class: Class, rates: &[f32; AGE_BUCKETS]) {
-        let row = &self.0[class.number() * ROW..];
-        for (value, rate) in row.iter().zip(rates) {
-            value.store(logarithm(*rate), Relaxed);
+    pub(super) fn set(&self, class: Class, rates: &[Rate; AGE_BUCKETS]) {
+        let row = class.number() * ROW..;
+        let row = self.values[row.clone()].iter().zip(&self.ends[row]);
+        for ((value, end), rate) in row.zip(rates) {
+            value.store(logarithm(rate.hits_per_tick), Relaxed);
+            end.store(rate.end, Relaxed);
         }
     }
 }
 
+/// The number of low bits of a floating-point number that do not count in its logarithm. The other bits are the exponent
+/// and a part of the mantissa, so they grow with the logarithm.
+const MANTISSA_BITS_DROPPED: u32 = f32::MANTISSA_DIGITS - 1 - LOGARITHM_BITS;
+/// The number of bits after the binary point of a logarithm.
+const LOGARITHM_BITS: u32 = 11;
+
 /// Returns the logarithm of a positive number in units, and 0 for numbers up to 2 to the power of -24.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn logarithm(rate: f32) -> u16 {
-    // The bits of a floating-point number are its exponent and its mantissa, so they grow with its logarithm.
-    const MANTISSA_BITS_DROPPED: u32 =
-        f32::MANTISSA_DIGITS - 1 - ValueTable::UNITS_PER_DOUBLING.ilog2();
-    const LEAST: u32 = (f32::MIN_POSITIVE.to_bits() >> MANTISSA_BITS_DROPPED)
-        + (126 - 24) * ValueTable::UNITS_PER_DOUBLING;
+    const LEAST: u32 =
+        (f32::MIN_POSITIVE.to_bits() >> MANTISSA_BITS_DROPPED) + ((126 - 24) << LOGARITHM_BITS);
     let units = (rate.to_bits() >> MANTISSA_BITS_DROPPED).saturating_sub(LEAST);
     units.min(u16::MAX.into()) as u16
+}
+
+/// Returns the logarithm of a number that is not 0, in units.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_wrap)] // Less than 64 times the units.
+pub(super) fn logarithm_of(number: u64) -> i32 {
+    const ONE: u32 = 1_f32.to_bits() >> MANTISSA_BITS_DROPPED;
+    (((number as f32).to_bits() >> MANTISSA_BITS_DROPPED) - ONE) as i32
 }
 
 /// A point of the curve of expected hits over the time that an entry is kept.
@@ -79,15 +108,26 @@ impl Point {
     }
 }
 
+/// The highest rate of expected hits from an age on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Rate {
+    pub(super) hits_per_tick: f32,
+    /// The bucket of ages at whose start this rate is almost reached.
+    end: u8,
+}
+
+/// The part of the highest rate from which on an end is close enough to it.
+const ALMOST: f32 = 0.8;
+
 /// Returns for each bucket of ages the expected hits per tick of an entry that has reached it, if the entry is kept
 /// until it is hit or until the time that maximizes this rate. It is the index of Gittins ("Bandit processes and dynamic
 /// allocation indices", 1979) for a single hit.
 ///
 /// The rate from one age to another is a slope of the curve of hits over time. The greatest slope from a point to later
 /// ones is that of the upper convex hull of the later ones, which is built from the end.
-pub(super) fn rates(returns: &Returns) -> [f32; AGE_BUCKETS] {
+pub(super) fn rates(returns: &Returns) -> [Rate; AGE_BUCKETS] {
     let points = curve(returns);
-    let mut rates = [0.0; AGE_BUCKETS];
+    let mut rates = [Rate::default(); AGE_BUCKETS];
     let mut hull = [points[AGE_BUCKETS]; AGE_BUCKETS + 1];
     let mut len = 1;
     for bucket in (0..AGE_BUCKETS).rev() {
@@ -95,11 +135,24 @@ pub(super) fn rates(returns: &Returns) -> [f32; AGE_BUCKETS] {
         while len > 1 && point.rate_to(hull[len - 1]) <= point.rate_to(hull[len - 2]) {
             len -= 1;
         }
-        rates[bucket] = point.rate_to(hull[len - 1]);
+        let best = point.rate_to(hull[len - 1]);
+        rates[bucket] = Rate {
+            hits_per_tick: best,
+            end: end_of(&points, bucket, best),
+        };
         hull[len] = point;
         len += 1;
     }
     rates
+}
+
+/// Returns the bucket at whose start the rate from another one is almost the best. The distances that are tried double.
+#[allow(clippy::cast_possible_truncation)] // There are few buckets.
+fn end_of(points: &[Point; AGE_BUCKETS + 1], from: usize, best: f32) -> u8 {
+    let ends = (0..).map(|doublings| from + (1 << doublings));
+    let mut ends = ends.take_while(|&end| end < AGE_BUCKETS);
+    let found = ends.find(|&end| points[from].rate_to(points[end]) >= best * ALMOST);
+    found.unwrap_or(AGE_BUCKETS) as u8
 }
 
 /// Returns the expected hits and the time that an entry is kept until each age, for an entry that is kept until its
@@ -147,8 +200,9 @@ mod tests {
         })
     }
 
-    fn assert_close(rates: [f32; AGE_BUCKETS], expected: [f32; AGE_BUCKETS]) {
-        for (rate, expected) in rates.into_iter().zip(expected) {
+    fn assert_close(rates: &[Rate; AGE_BUCKETS], expected: [f32; AGE_BUCKETS]) {
+        for (rate, expected) in rates.iter().zip(expected) {
+            let rate = rate.hits_per_tick;
             assert!(
                 (rate - expected).abs() <= expected * 1e-3,
                 "{rate} for {expected}"
@@ -169,18 +223,21 @@ mod tests {
                 };
                 f32::from(random.to_be_bytes()[0]) / scale
             });
-            assert_close(rates(&returns), best_rates(&returns));
+            assert_close(&rates(&returns), best_rates(&returns));
         }
-        assert_close(rates(&initial_returns()), best_rates(&initial_returns()));
+        assert_close(&rates(&initial_returns()), best_rates(&initial_returns()));
     }
 
     #[test]
     fn value_decreases_with_age_at_first_and_increases_before_a_certain_return() {
-        let initial = rates(&initial_returns());
+        let initial = rates(&initial_returns()).map(|rate| rate.hits_per_tick);
         assert!(initial.is_sorted_by(|a, b| a >= b));
         let mut looped = [0.0; AGE_BUCKETS];
         looped[30] = 100.0;
-        assert!(rates(&looped)[..=30].is_sorted());
+        let rates = rates(&looped);
+        let values = rates.map(|rate| rate.hits_per_tick);
+        assert!(values[..=30].is_sorted());
+        assert!((31..48).contains(&rates[10].end) && rates[30].end == 31);
     }
 
     #[test]
@@ -188,7 +245,7 @@ mod tests {
         assert_eq!(logarithm(0.0), 0);
         for exponent in -22..4 {
             let step = logarithm(2_f32.powi(exponent + 1)) - logarithm(2_f32.powi(exponent));
-            assert_eq!(u32::from(step), ValueTable::UNITS_PER_DOUBLING);
+            assert_eq!(i32::from(step), ValueTable::UNITS_PER_DOUBLING);
         }
         assert!(logarithm(1.5) > logarithm(1.25));
         assert_eq!(logarithm(f32::MAX), u16::MAX);
