@@ -394,11 +394,11 @@ fn smaller_cache_restores_the_hottest_entries_and_evicts_them_last() {
                 small.insert(1_000_000 + key, 0);
             }
             let kept = |keys: &[u64]| keys.iter().filter(|&key| small.contains_key(key)).count();
-            assert!(
-                kept(&hottest[..100]) >= kept(&hottest[100..200]),
-                "{policy:?}"
-            );
-            assert!(kept(&hottest[..100]) >= 99, "{policy:?}");
+            let (hot, less_hot) = (kept(&hottest[..100]), kept(&hottest[100..200]));
+            assert!(hot >= less_hot, "{policy:?}: {hot}, {less_hot}");
+            // `Adaptive` looks at a few entries, so that chance decides as well.
+            let least = if policy == Policy::Adaptive { 90 } else { 99 };
+            assert!(hot >= least, "{policy:?}: {hot}");
             validate(&small);
         }
     }
@@ -861,6 +861,12 @@ fn restored_cache_has_the_hit_ratio_of_the_snapshot_at_once() {
             report.time_taken,
             hit_ratio(&new(), &after),
         );
-        assert!((warm - again).abs() < 0.005, "{policy:?}: {warm}, {again}");
+        // `Adaptive` learns again when keys return.
+        let most = if policy == Policy::Adaptive {
+            0.015
+        } else {
+            0.005
+        };
+        assert!((warm - again).abs() < most, "{policy:?}: {warm}, {again}");
     }
 }

@@ -120,3 +120,65 @@ fn soon_again(length: usize, mut rng: SmallRng) -> Trace {
     }
     Trace::new("soon again", keys)
 }
+
+/// Generates one trace of each kind whose load changes over time, with `length` accesses.
+pub fn generate_phases(length: usize) -> Vec<Trace> {
+    let distinct = u32::try_from(length / 10).expect("the length fits into 32 bits");
+    vec![
+        loops_that_stop(length, distinct),
+        growing_set(length, distinct),
+        recency_then_frequency(length, distinct),
+    ]
+}
+
+/// Returns the number of the phase that a step belongs to, of which there are eight.
+fn phase_of(step: usize, length: usize) -> usize {
+    step * 8 / length
+}
+
+/// Generates popular keys, and in every second phase a loop over keys that are requested more often.
+fn loops_that_stop(length: usize, distinct: u32) -> Trace {
+    let mut rng = SmallRng::seed_from_u64(2);
+    let popular = zipf(distinct, 0.9);
+    let looped = u64::from(distinct / 8);
+    let keys = (0..length).map(|step| {
+        if phase_of(step, length) % 2 == 1 && rng.random_bool(0.8) {
+            1 << 40 | (step as u64 % looped)
+        } else {
+            popular(&mut rng)
+        }
+    });
+    Trace::new("loops that stop", keys)
+}
+
+/// Generates popular keys, and keys of a set that grows past the capacity.
+fn growing_set(length: usize, distinct: u32) -> Trace {
+    let mut rng = SmallRng::seed_from_u64(3);
+    let popular = zipf(distinct, 0.9);
+    let keys = (0..length as u64).map(|step| {
+        if rng.random_bool(0.3) {
+            return 1 << 40 | popular(&mut rng);
+        }
+        let size = u64::from(distinct) * step / length as u64;
+        rng.random_range(0..=size)
+    });
+    Trace::new("growing set", keys)
+}
+
+/// Generates keys that are requested soon again or never, and in every second phase popular keys among keys that are
+/// requested once.
+fn recency_then_frequency(length: usize, distinct: u32) -> Trace {
+    let mut rng = SmallRng::seed_from_u64(4);
+    let popular = zipf(distinct, 0.9);
+    let recent = soon_again(length, SmallRng::seed_from_u64(5)).keys;
+    let keys = (0..length).map(|step| {
+        if phase_of(step, length) % 2 == 1 {
+            recent[step]
+        } else if rng.random() {
+            popular(&mut rng)
+        } else {
+            rng.next_u64()
+        }
+    });
+    Trace::new("recency, then frequency", keys)
+}

@@ -71,19 +71,43 @@ impl<K, V> Slab<Entry<K, V>> {
     }
 }
 
-/// The entries of a shard that does not grow. Accesses need no second lookup for entries that have not moved yet.
-pub(super) struct MovedEntries<'a, K, V>(pub(super) &'a Slab<Entry<K, V>>);
+/// The entries of a shard that does not grow, and whose entries weigh the same. Accesses need no second lookup for
+/// entries that have not moved yet.
+pub(super) struct MovedEntries<'a, K, V> {
+    pub(super) slab: &'a Slab<Entry<K, V>>,
+    /// The time, or `None` if no entry has a deadline.
+    pub(super) now: Option<Nanos>,
+}
 
 impl<K, V> PolicyStates for MovedEntries<'_, K, V> {
     #[inline(always)]
     fn state(&self, slot: u32) -> Option<&AtomicU32> {
-        Some(&self.0.get_moved(slot)?.policy_state)
+        Some(&self.slab.get_moved(slot)?.policy_state)
     }
 
     #[inline(always)]
     fn hash(&self, slot: u32) -> u32 {
-        let entry = self.0.get_moved(slot);
+        let entry = self.slab.get_moved(slot);
         entry.map_or(0, |entry| entry.hash.bits())
+    }
+
+    #[inline(always)]
+    fn now(&self) -> Option<Nanos> {
+        self.now
+    }
+
+    fn bounds(&self, slot: u32) -> EntryBounds {
+        let entry = self.slab.get_moved(slot);
+        bounds_of(entry, 1, self.now.unwrap_or(0))
+    }
+}
+
+/// Returns the bounds of an entry with this weight.
+fn bounds_of<K, V>(entry: Option<&Entry<K, V>>, weight: u64, now: Nanos) -> EntryBounds {
+    let deadline = entry.map_or(0, |entry| entry.deadline.load(Relaxed));
+    EntryBounds {
+        weight,
+        lifetime: deadline.saturating_sub(now),
     }
 }
 
@@ -117,16 +141,12 @@ impl<K, V> PolicyStates for BoundedEntries<'_, K, V> {
         self.slab.hash(slot)
     }
 
-    fn now(&self) -> Option<u64> {
+    fn now(&self) -> Option<Nanos> {
         Some(self.now)
     }
 
     fn bounds(&self, slot: u32) -> EntryBounds {
-        let entry = self.slab.get(slot);
-        let deadline = entry.map_or(0, |entry| entry.deadline.load(Relaxed));
-        EntryBounds {
-            weight: self.metadata.map_or(1, |metadata| metadata.weight(slot)),
-            lifetime: deadline.saturating_sub(self.now),
-        }
+        let weight = self.metadata.map_or(1, |metadata| metadata.weight(slot));
+        bounds_of(self.slab.get(slot), weight, self.now)
     }
 }

@@ -97,7 +97,10 @@ impl<K, V> Shard<K, V> {
             }
             Place::Vacant(vacancy) => {
                 let hash = StoredHash::new(hash);
-                let states = MovedEntries(&self.slab);
+                let states = MovedEntries {
+                    slab: &self.slab,
+                    now: self.expiry.has_deadlines().then_some(now),
+                };
                 let victim = self.policy.replace_victim(&states, hash.bits(), work);
                 let victim = victim.and_then(|slot| Some((slot, self.slab.get_moved_mut(slot)?)));
                 let Some((slot, entry)) = victim else {

@@ -14,7 +14,7 @@ pub struct Line<'a> {
 const SIZE: (u32, u32) = (860, 480);
 const FONT: &str = "sans-serif";
 /// The colors of the lines, in their order.
-const COLORS: [RGBColor; 12] = [
+const COLORS: [RGBColor; 13] = [
     RGBColor(60, 60, 60),
     RGBColor(160, 160, 160),
     RGBColor(120, 160, 220),
@@ -23,6 +23,7 @@ const COLORS: [RGBColor; 12] = [
     RGBColor(210, 30, 40),
     RGBColor(230, 140, 20),
     RGBColor(150, 90, 200),
+    RGBColor(190, 150, 220),
     RGBColor(150, 200, 120),
     RGBColor(70, 150, 60),
     RGBColor(200, 180, 40),
