@@ -135,7 +135,7 @@ impl Learner {
     /// Records a request for a key of the sample in a shard, in this tick of the shard's clock. Computes some values
     /// again.
     pub(super) fn request(&mut self, hash: u32, shard: u32, tick: u32, values: &ValueTable) {
-        self.sample.set_tick(shard, tick);
+        self.sample.count_request(shard, tick);
         match self.sample.get_mut(hash) {
             Some(key) => {
                 let (class, age) = (key.state.class(), key.state.age(tick));

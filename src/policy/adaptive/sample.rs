@@ -1,6 +1,7 @@
 //! A sample of the keys of a cache, with the time and class of their last request.
 
 use crate::policy::adaptive::state::ReuseState;
+use crate::policy::slot_list::as_slot;
 use crate::policy::spread;
 use crate::storage::allocated::AllocatedBytes;
 use hashbrown::HashTable;
@@ -11,6 +12,16 @@ const MAX_KEYS: usize = 4_096;
 const KEYS_PER_ENTRY: usize = 16;
 /// The lowest of these two limits, so that a very small cache has one that is large enough.
 const MIN_KEYS: usize = 1_024;
+
+/// The number of entries of a small cache that are in the sample in the long run.
+const SAMPLED_ENTRIES: usize = 128;
+/// The part of the keys of a large cache that is in the sample in the long run, as a divisor. Requests for keys in the
+/// sample take as much time as some five others.
+const MIN_DIVISOR: usize = 8;
+/// The number of requests for keys in the sample after which it is reduced to these limits, and the number between two
+/// steps of this.
+const INITIAL_REQUESTS: usize = 8_192;
+const REQUESTS_PER_STEP: usize = 1_024;
 
 /// A key of the sample.
 pub(super) struct Key {
@@ -34,6 +45,10 @@ pub(super) struct Sample {
     /// The part of the keys that is in the sample, in units of 2 to the power of -32.
     part: u32,
     max_keys: usize,
+    /// The highest part in the long run.
+    max_part: u32,
+    /// The number of requests until the part may be made smaller.
+    until_step: usize,
     /// The tick of each shard's clock at the last request.
     ticks: Box<[u32]>,
 }
@@ -54,6 +69,8 @@ impl Sample {
             hand: 0,
             part: u32::MAX,
             max_keys: MIN_KEYS,
+            max_part: u32::MAX,
+            until_step: INITIAL_REQUESTS,
             ticks: vec![0; shards].into(),
         }
     }
@@ -61,6 +78,8 @@ impl Sample {
     /// Sets the number of entries of the cache.
     pub(super) fn set_entries(&mut self, entries: usize) {
         self.max_keys = (entries * KEYS_PER_ENTRY).clamp(MIN_KEYS, MAX_KEYS);
+        let divisor = (entries / SAMPLED_ENTRIES).clamp(1, MIN_DIVISOR);
+        self.max_part = u32::MAX / as_slot(divisor);
     }
 
     /// Returns the part of the keys that is in the sample, in units of 2 to the power of -32.
@@ -68,8 +87,13 @@ impl Sample {
         self.part
     }
 
-    /// Sets the tick of a shard's clock.
-    pub(super) fn set_tick(&mut self, shard: u32, tick: u32) {
+    /// Counts a request in a shard, in this tick of the shard's clock.
+    pub(super) fn count_request(&mut self, shard: u32, tick: u32) {
+        self.until_step = self.until_step.saturating_sub(1);
+        if self.until_step == 0 && self.part > self.max_part {
+            self.until_step = REQUESTS_PER_STEP;
+            self.reduce();
+        }
         if let Some(last) = self.ticks.get_mut(shard as usize) {
             *last = tick;
         }
@@ -176,7 +200,10 @@ impl Sample {
     fn begin_pass(&mut self) {
         self.hand = 0;
         if self.keys.len() < self.max_keys / 4 {
-            self.part = self.part.saturating_add(self.part / 4);
+            self.part = self
+                .part
+                .saturating_add(self.part / 4)
+                .min(self.max_part.max(self.part));
         }
     }
 }
