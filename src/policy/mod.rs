@@ -227,9 +227,9 @@ impl AnyPolicy {
         }
     }
 
-    /// Replaces the victim of a policy with queues. An insertion contains the code of the default policy alone.
+    /// Replaces the victim of a policy other than LRU. An insertion contains the code of the default policy alone.
     #[inline(never)]
-    fn replace_victim_of_queues(
+    fn replace_victim_of_others(
         &mut self,
         states: &impl PolicyStates,
         hash: u32,
@@ -312,7 +312,7 @@ impl EvictionPolicy for AnyPolicy {
             self.no_op_hits = lru.no_op_hits();
             return slot;
         }
-        self.replace_victim_of_queues(states, hash, work)
+        self.replace_victim_of_others(states, hash, work)
     }
 
     fn step(&mut self, most: usize) -> Option<Vec<u32>> {

@@ -25,6 +25,7 @@ mod learner;
 mod recent_hits;
 mod reuse;
 mod sample;
+mod search;
 mod state;
 mod values;
 
@@ -35,25 +36,14 @@ use crate::policy::adaptive::age::TICKS_PER_CAPACITY;
 use crate::policy::adaptive::bounds::{TickDuration, value_within};
 use crate::policy::adaptive::ghost_table::GhostTable;
 use crate::policy::adaptive::recent_hits::RecentHits;
+use crate::policy::adaptive::search::Search;
 use crate::policy::adaptive::state::{Class, ReuseState};
-use crate::policy::adaptive::values::ValueTable;
 use crate::policy::slot_list::as_slot;
 use crate::policy::state::{NoOpHits, PolicyStates};
 use crate::storage::allocated::AllocatedBytes;
 use crate::storage::work_slice::WorkSlice;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-
-/// The number of entries that an eviction looks at, on average, besides the one that was inserted last.
-const MEAN_LOOKS: i32 = 6;
-/// The highest number of entries that an eviction looks at.
-const MAX_LOOKS: i32 = 16;
-/// The number of vacant slots from which on an eviction is content with any entry.
-const MAX_VACANT_SLOTS: u32 = 64;
-/// The number of vacant slots that take as much time as one step of other work. They are next to each other in memory.
-const VACANT_SLOTS_PER_WORK: u32 = 64;
-/// The change of the threshold for each entry that an eviction has looked at more or less than on average.
-const THRESHOLD_STEP: i32 = ValueTable::UNITS_PER_DOUBLING / 64;
 
 /// The policy of one shard.
 pub(crate) struct Adaptive {
@@ -65,14 +55,7 @@ pub(crate) struct Adaptive {
     tick_len: u32,
     /// The number of entries.
     len: u32,
-    /// One more than the highest slot in use.
-    end: u32,
-    /// The slot that the next eviction looks at.
-    hand: u32,
-    /// The slot that was filled last.
-    newest: u32,
-    /// The value up to which an entry is evicted at once.
-    threshold: i32,
+    search: Search,
     /// Measured only if entries have weights or deadlines.
     tick_duration: TickDuration,
     /// The number of the shard.
@@ -90,10 +73,7 @@ impl Adaptive {
             moved: 0,
             tick_len: 1,
             len: 0,
-            end: 0,
-            hand: 0,
-            newest: 0,
-            threshold: 0,
+            search: Search::default(),
             tick_duration: TickDuration::default(),
             shard: as_slot(shard),
             ghosts: GhostTable::default(),
@@ -160,66 +140,34 @@ impl Adaptive {
     /// before one was found.
     #[inline(always)]
     fn find_victim(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
+        if self.len == 0 {
+            return None;
+        }
         if let Some(now) = states.now() {
-            self.tick_duration.measure(self.tick, now);
+            return self.find_bounded_victim(states, now, work);
         }
-        // The fields are copied, so that they stay in registers.
-        let (values, tick, threshold) = (self.model.values(), self.tick, self.threshold);
-        let value = |slot, state| {
-            let state = ReuseState::load(state);
-            if states.now().is_none() {
-                return values.value(state, tick);
-            }
-            value_within(
-                states.bounds(slot),
-                values,
-                state,
-                tick,
-                &self.tick_duration,
-            )
-        };
-        let (mut victim, mut least) = (self.newest, NO_VALUE);
-        if let Some(state) = states.state(victim) {
-            least = value(victim, state);
-        }
-        let (mut looks, mut vacant) = (0, 0);
-        let mut hand = self.hand;
-        while least > threshold && looks < MAX_LOOKS {
-            let slot = hand;
-            hand = if slot + 1 < self.end { slot + 1 } else { 0 };
-            let Some(state) = states.state(slot) else {
-                vacant += 1;
-                if is_vacant_enough(vacant, self.len, least, work) {
-                    break;
-                }
-                continue;
-            };
-            looks += 1;
-            let value = value(slot, state);
-            if value < least {
-                (victim, least) = (slot, value);
-            }
-        }
-        self.hand = hand;
-        work.spend(looks.unsigned_abs());
-        let expected = if looks == 0 { 1 } else { MEAN_LOOKS };
-        self.threshold += (looks - expected) * THRESHOLD_STEP;
-        (least < NO_VALUE).then_some(victim)
+        let (values, tick) = (self.model.values(), self.tick);
+        let value = |_, state| values.value(state, tick);
+        let (victim, search) = self.search.run(states, work, value);
+        self.search = search;
+        victim
     }
-}
 
-/// A value above that of all entries.
-const NO_VALUE: i32 = i32::MAX;
-
-/// Counts a vacant slot, and checks whether the search ends: because there is no entry, or because something was found
-/// or the work is used up after many vacant slots.
-#[cold]
-fn is_vacant_enough(vacant: u32, entries: u32, least: i32, work: &mut WorkSlice) -> bool {
-    if vacant % VACANT_SLOTS_PER_WORK == 0 {
-        work.spend(1);
+    /// Returns a slot like [`find_victim`](Self::find_victim), for entries that have weights or deadlines.
+    #[inline(never)]
+    fn find_bounded_victim(
+        &mut self,
+        states: &impl PolicyStates,
+        now: u64,
+        work: &mut WorkSlice,
+    ) -> Option<u32> {
+        let (values, tick, duration) = (self.model.values(), self.tick, &mut self.tick_duration);
+        duration.measure(tick, now);
+        let value = |slot, state| value_within(states.bounds(slot), values, state, tick, duration);
+        let (victim, search) = self.search.run(states, work, value);
+        self.search = search;
+        victim
     }
-    let has_victim = vacant >= MAX_VACANT_SLOTS && least < NO_VALUE;
-    entries == 0 || has_victim || work.is_used_up()
 }
 
 impl EvictionPolicy for Adaptive {
@@ -255,8 +203,8 @@ impl EvictionPolicy for Adaptive {
         if is_observed {
             self.observe_insertion(hash);
         }
-        self.newest = slot;
-        self.end = self.end.max(slot + 1);
+        self.search.newest = slot;
+        self.search.end = self.search.end.max(slot + 1);
         self.len += 1;
         // The clock advances at the next write, with the no-op hits.
         self.moved += 1;
@@ -292,9 +240,13 @@ impl EvictionPolicy for Adaptive {
     fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>) {
         self.set_slots(slots);
         self.hits.discard_slots();
-        self.newest = slot_of(self.newest).unwrap_or(0);
         // The entries have the first slots now.
-        (self.hand, self.end) = (0, self.len);
+        self.search = Search {
+            hand: 0,
+            end: self.len,
+            newest: slot_of(self.search.newest).unwrap_or(0),
+            ..self.search
+        };
     }
 
     fn time(&self) -> u32 {
@@ -310,9 +262,9 @@ impl EvictionPolicy for Adaptive {
     }
 
     fn validate(&self, states: &impl PolicyStates) {
-        let occupied = (0..self.end).filter(|&slot| states.state(slot).is_some());
+        let occupied = (0..self.search.end).filter(|&slot| states.state(slot).is_some());
         assert_eq!(occupied.count(), self.len as usize);
-        assert!(states.state(self.end).is_none());
+        assert!(states.state(self.search.end).is_none());
     }
 }
 
