@@ -13,18 +13,28 @@ pub(super) const AGE_BUCKETS: usize = 56;
 /// The highest age that is distinguished. It is almost 64 times the shard's entries. Higher ages count as this one.
 pub(super) const MAX_AGE: u32 = (1 << 10) - 1 - (1 << SUB_BITS);
 
-/// The gap of a key that was requested once.
-pub(super) const NO_GAP: u32 = 15;
-/// The number of values of a gap.
-pub(super) const GAPS: usize = 16;
+/// The number of gaps that are distinguished: octaves from 1 to this one.
+pub(super) const GAPS: u32 = 10;
+
+/// The bucket of each age.
+#[allow(clippy::cast_possible_truncation)] // There are few buckets.
+static BUCKETS: [u8; 1 << 10] = {
+    let mut buckets = [0; 1 << 10];
+    let mut age = 0;
+    while age < buckets.len() {
+        let shifted = age + (1 << SUB_BITS);
+        let octave = shifted.ilog2() - SUB_BITS;
+        let bucket = ((octave as usize) << SUB_BITS) + (shifted >> octave) - (1 << SUB_BITS);
+        buckets[age] = if bucket < AGE_BUCKETS { bucket } else { AGE_BUCKETS - 1 } as u8;
+        age += 1;
+    }
+    buckets
+};
 
 /// Returns the bucket of an age. The buckets are one tick wide up to an age of 7, and then at most an eighth of the age.
 #[inline(always)]
-pub(super) const fn bucket_of(age: u32) -> usize {
-    let age = if age < MAX_AGE { age } else { MAX_AGE };
-    let shifted = age + (1 << SUB_BITS);
-    let octave = shifted.ilog2() - SUB_BITS;
-    ((octave << SUB_BITS) + (shifted >> octave) - (1 << SUB_BITS)) as usize
+pub(super) fn bucket_of(age: u32) -> usize {
+    BUCKETS[(age as usize).min(BUCKETS.len() - 1)].into()
 }
 
 /// Returns the lowest age of a bucket.
@@ -40,11 +50,11 @@ pub(super) const fn width_of(bucket: usize) -> u32 {
     1 << (bucket as u32 >> SUB_BITS)
 }
 
-/// Returns the octave of an age: its number of significant bits, which is less than [`NO_GAP`].
+/// Returns the octave of an age: its number of significant bits, from 1 to [`GAPS`].
 #[inline]
 pub(super) const fn octave_of(age: u32) -> u32 {
-    let bits = u32::BITS - age.leading_zeros();
-    if bits < NO_GAP { bits } else { NO_GAP - 1 }
+    let bits = u32::BITS - (age | 1).leading_zeros();
+    if bits < GAPS { bits } else { GAPS }
 }
 
 #[cfg(test)]
@@ -65,8 +75,8 @@ mod tests {
     }
 
     #[test]
-    fn octaves_double_and_are_below_no_gap() {
-        let octaves = [0, 1, 2, 3, 4, 1 << 13, u32::MAX].map(octave_of);
-        assert_eq!(octaves, [0, 1, 2, 2, 3, 14, 14]);
+    fn octaves_double_up_to_the_highest_age() {
+        let octaves = [0, 1, 2, 3, 4, MAX_AGE, u32::MAX].map(octave_of);
+        assert_eq!(octaves, [1, 1, 2, 2, 3, GAPS, GAPS]);
     }
 }

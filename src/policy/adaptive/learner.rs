@@ -1,8 +1,8 @@
 //! What is learned from a sample of the keys: at which ages the keys of each class return.
 
-use crate::policy::adaptive::age::{AGE_BUCKETS, GAPS, MAX_AGE, bucket_of, start_of, width_of};
-use crate::policy::adaptive::sample::{Key, Sample};
-use crate::policy::adaptive::state::{CLASSES, Class, ReuseState};
+use crate::policy::adaptive::age::{AGE_BUCKETS, MAX_AGE, bucket_of, start_of, width_of};
+use crate::policy::adaptive::sample::{Exposure, Sample};
+use crate::policy::adaptive::state::{CLASSES, Class, GROUPS};
 use crate::policy::adaptive::values::{Returns, ValueTable, initial_returns, rates};
 use crate::storage::allocated::AllocatedBytes;
 
@@ -10,15 +10,15 @@ use crate::storage::allocated::AllocatedBytes;
 const REQUESTS_PER_ROUND: usize = 256;
 /// The number of observed requests after which the values of one class are computed again.
 const REQUESTS_PER_CLASS: usize = REQUESTS_PER_ROUND / CLASSES;
+/// The number of rounds after which the values are computed again less often, and the factor by which they are.
+const LEARNING_ROUNDS: u32 = 64;
+const LATER_INTERVAL: usize = 4;
 /// The number of rounds after which the values of a class are computed again although none of its keys was observed.
-const ROUNDS_OF_UNUSED: u32 = 4;
+const ROUNDS_OF_UNUSED: usize = 4;
 /// The factor by which earlier observations count less after each round.
 const DECAY: f32 = 0.97;
 /// The number of keys as which the observations of a wider group of classes count for each class in it.
 const PRIOR_KEYS: f32 = 32.0;
-/// The number of keys of the sample whose ages are recorded at each observed request.
-const KEYS_PER_REQUEST: usize = 4;
-
 /// The observations of one class, by the bucket of the age. Earlier ones count less.
 #[derive(Clone)]
 struct Observations {
@@ -103,8 +103,8 @@ pub(super) struct Learner {
     /// The observations by class.
     observations: Box<[Observations]>,
     /// The expected returns of all classes with as many earlier requests.
-    priors: [Returns; CLASSES / GAPS],
-    /// The number of observed requests in the current round.
+    priors: [Returns; GROUPS],
+    /// The number of observed requests.
     requests: usize,
     /// The number of rounds.
     rounds: u32,
@@ -116,7 +116,7 @@ impl Learner {
         Self {
             sample: Sample::new(shards),
             observations: vec![Observations::NONE; CLASSES].into(),
-            priors: [initial_returns(); CLASSES / GAPS],
+            priors: [initial_returns(); GROUPS],
             requests: 0,
             rounds: 0,
         }
@@ -132,62 +132,52 @@ impl Learner {
         self.sample.set_entries(entries);
     }
 
-    /// Records a request for a key of the sample in a shard, in this tick of the shard's clock. Computes some values
-    /// again.
-    pub(super) fn request(&mut self, hash: u32, shard: u32, tick: u32, values: &ValueTable) {
+    /// Records a request for a key of the sample in a shard, in this tick of the shard's clock. `class` is that of the key
+    /// after the request. Computes some values again.
+    pub(super) fn request(
+        &mut self,
+        hash: u32,
+        shard: u32,
+        tick: u32,
+        class: Class,
+        values: &ValueTable,
+    ) {
         self.sample.count_request(shard, tick);
-        match self.sample.get_mut(hash) {
-            Some(key) => {
-                let (class, age) = (key.state.class(), key.state.age(tick));
-                if age == 0 {
-                    return;
-                }
-                let observed = &mut self.observations[class.number()];
-                observed.expose(key.exposed_to, age);
-                observed.returned[bucket_of(age)] += 1.0;
-                key.state = key.state.after_return(tick, age);
-                key.exposed_to = 0;
+        if let Some(Exposure { class, from, to }) = self.sample.request(hash, shard, tick, class) {
+            if to == 0 {
+                return;
             }
-            None => self.sample.insert(Key {
-                hash,
-                shard,
-                state: ReuseState::new(tick, Class::FIRST, true),
-                exposed_to: 0,
-            }),
+            let observed = &mut self.observations[class.number()];
+            observed.expose(from, to);
+            observed.returned[bucket_of(to)] += 1.0;
         }
-        self.expose_keys();
+        let observations = &mut self.observations;
+        // All keys of the sample are visited in turn, a few at each request.
+        self.sample.visit(|Exposure { class, from, to }| {
+            observations[class.number()].expose(from, to);
+        });
         self.compute(values);
     }
 
-    /// Removes a key from the sample, because it was removed from its shard for another reason than eviction.
-    pub(super) fn remove(&mut self, hash: u32) {
-        self.sample.remove(hash);
-    }
-
-    /// Records the ages of a few keys of the sample, all of them in turn.
-    fn expose_keys(&mut self) {
-        let observations = &mut self.observations;
-        self.sample.visit(KEYS_PER_REQUEST, |key, age| {
-            let age = age.min(MAX_AGE);
-            observations[key.state.class().number()].expose(key.exposed_to, age);
-            key.exposed_to = age;
-            // A key that is older counts as one that was never requested.
-            age < MAX_AGE
-        });
+    /// Removes a key of a shard from the sample, because it was removed from the shard for another reason than eviction.
+    pub(super) fn remove(&mut self, hash: u32, shard: u32) {
+        self.sample.remove(hash, shard);
     }
 
     /// Computes the values of one class again after a few requests, each class in turn.
     fn compute(&mut self, values: &ValueTable) {
-        if self.requests % REQUESTS_PER_CLASS == 0 {
-            let next = self.requests / REQUESTS_PER_CLASS;
+        self.requests = self.requests.wrapping_add(1);
+        let is_learning = self.rounds < LEARNING_ROUNDS;
+        let interval = if is_learning { 1 } else { LATER_INTERVAL } * REQUESTS_PER_CLASS;
+        if self.requests % interval == 0 {
+            let next = self.requests / interval % CLASSES;
             let observed = &self.observations[next];
             if let Some(class) = Class::all().nth(next).filter(|_| !observed.is_empty) {
-                let returns = observed.returns(&self.priors[next / GAPS]);
+                let returns = observed.returns(&self.priors[class.count() as usize]);
                 values.set(class, &rates(&returns));
             }
         }
-        self.requests += 1;
-        if self.requests >= REQUESTS_PER_ROUND {
+        if self.requests % REQUESTS_PER_ROUND == 0 {
             self.end_round(values);
         }
     }
@@ -195,25 +185,26 @@ impl Learner {
     /// Computes the priors of the next round, and lets the observations so far count less.
     #[cold]
     fn end_round(&mut self, values: &ValueTable) {
-        self.requests = 0;
-        self.rounds = self.rounds.wrapping_add(1);
-        let of_counts = self.observations.chunks(GAPS).map(Observations::sum);
-        let of_counts: Vec<_> = of_counts.collect();
+        self.rounds = self.rounds.saturating_add(1);
+        let mut of_counts = [Observations::NONE; GROUPS];
+        for class in Class::all() {
+            of_counts[class.count() as usize].add(&self.observations[class.number()]);
+        }
         let all = Observations::sum(&of_counts).returns(&initial_returns());
         for (prior, observed) in self.priors.iter_mut().zip(&of_counts) {
             *prior = observed.returns(&all);
         }
         self.observations.iter_mut().for_each(Observations::decay);
-        if self.rounds % ROUNDS_OF_UNUSED == 0 {
+        if self.requests / REQUESTS_PER_ROUND % ROUNDS_OF_UNUSED == 0 {
             self.set_unobserved(values);
         }
     }
 
     /// Sets the values of the classes of which no key was observed to those of all classes with as many requests.
     fn set_unobserved(&self, values: &ValueTable) {
-        let rates = self.priors.map(|prior| rates(&prior));
+        let rates = self.priors.each_ref().map(rates);
         for class in Class::all().filter(|class| self.observations[class.number()].is_empty) {
-            values.set(class, &rates[class.number() / GAPS]);
+            values.set(class, &rates[class.count() as usize]);
         }
     }
 }
@@ -227,6 +218,7 @@ impl AllocatedBytes for Learner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::adaptive::state::ReuseState;
     use crate::policy::tests::hash;
 
     /// Returns the value of an entry that was requested `count` times before, with a gap of `gap` ticks, `age` ticks ago.
@@ -256,6 +248,7 @@ mod tests {
     #[test]
     fn keys_that_return_are_worth_more_than_those_that_do_not() {
         let (mut learner, values) = (Learner::new(1), ValueTable::new());
+        learner.set_entries(1_000);
         assert!(value(&values, 0, 0, 5) > value(&values, 0, 0, 50));
         // A hundred keys return every 40 ticks, and others are requested once.
         for step in 0..200_000_u32 {
@@ -265,7 +258,7 @@ mod tests {
             } else {
                 1 << 20 | step
             };
-            learner.request(hash(key), 0, tick, &values);
+            learner.request(hash(key), 0, tick, Class::FIRST, &values);
         }
         assert!(value(&values, 3, 100, 20) > value(&values, 0, 0, 1) + 4_096);
         // They are worth more the closer they are to their return.

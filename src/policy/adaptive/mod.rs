@@ -110,19 +110,20 @@ impl Adaptive {
                 continue;
             };
             let hash = states.hash(slot);
+            let before = ReuseState::load(state);
             if self.model.observes(hash) {
-                observer.request(hash, self.shard, self.tick);
+                observer.request(hash, self.shard, self.tick, before.class());
             } else {
-                ReuseState::load(state).unsampled().store(state);
+                before.unsampled().store(state);
             }
         }
     }
 
     /// Passes an insertion to the model.
     #[cold]
-    fn observe_insertion(&self, hash: u32) {
+    fn observe_insertion(&self, hash: u32, class: Class) {
         if let Some(mut observer) = self.model.try_observe() {
-            observer.request(hash, self.shard, self.tick);
+            observer.request(hash, self.shard, self.tick, class);
         }
     }
 
@@ -201,7 +202,7 @@ impl EvictionPolicy for Adaptive {
         let is_observed = self.model.observes(hash);
         ReuseState::new(self.tick, class, is_observed).store(state);
         if is_observed {
-            self.observe_insertion(hash);
+            self.observe_insertion(hash, class);
         }
         self.search.newest = slot;
         self.search.end = self.search.end.max(slot + 1);
@@ -214,7 +215,7 @@ impl EvictionPolicy for Adaptive {
         self.len -= 1;
         if ReuseState::load(state).is_sampled() {
             if let Some(mut observer) = self.model.try_observe() {
-                observer.remove(hash);
+                observer.remove(hash, self.shard);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::policy::adaptive::learner::Learner;
 use crate::policy::adaptive::sample::is_in_part;
+use crate::policy::adaptive::state::Class;
 use crate::policy::adaptive::values::ValueTable;
 use crate::storage::allocated::{AllocatedBytes, arc_bytes};
 use parking_lot::{Mutex, MutexGuard};
@@ -67,15 +68,16 @@ pub(super) struct Observer<'a> {
 }
 
 impl Observer<'_> {
-    /// Records a request for an observed key.
-    pub(super) fn request(&mut self, hash: u32, shard: u32, tick: u32) {
-        self.learner.request(hash, shard, tick, &self.model.values);
+    /// Records a request for an observed key of a shard, after which the key has this class.
+    pub(super) fn request(&mut self, hash: u32, shard: u32, tick: u32, class: Class) {
+        let values = &self.model.values;
+        self.learner.request(hash, shard, tick, class, values);
         self.model.part.store(self.learner.part(), Relaxed);
     }
 
     /// Removes a key, because it was removed from its shard for another reason than eviction.
-    pub(super) fn remove(&mut self, hash: u32) {
-        self.learner.remove(hash);
+    pub(super) fn remove(&mut self, hash: u32, shard: u32) {
+        self.learner.remove(hash, shard);
     }
 }
 
@@ -83,6 +85,6 @@ impl Observer<'_> {
 impl AllocatedBytes for ReuseModel {
     fn allocated_bytes(&self) -> usize {
         let learned = self.learner.lock().allocated_bytes();
-        arc_bytes(Layout::new::<Self>()) + learned
+        arc_bytes(Layout::new::<Self>()) + self.values.allocated_bytes() + learned
     }
 }

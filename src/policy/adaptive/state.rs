@@ -1,24 +1,27 @@
 //! The state of an entry: when it was last requested, and what is known about its earlier requests.
 
-use crate::policy::adaptive::age::{GAPS, NO_GAP, octave_of};
+use crate::policy::adaptive::age::{GAPS, octave_of};
 use crate::policy::state::NoOpHits;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// The number of classes of keys: those with up to three earlier requests, by their gaps.
-pub(super) const CLASSES: usize = 4 * GAPS;
-const CLASS_BITS: u32 = CLASSES.ilog2();
-const GAP_BITS: u32 = GAPS.ilog2();
+/// The number of classes of keys that are distinguished, rounded up to a power of two.
+pub(super) const CLASSES: usize = 32;
+pub(super) const CLASS_BITS: u32 = CLASSES.ilog2();
+/// The number of groups of classes with as many earlier requests.
+pub(super) const GROUPS: usize = Class::MAX_COUNT as usize + 1;
 
 /// What is known about the requests for a key before the last one: their number up to 3, and the mean octave of the gaps
 /// between them, in which the last gap counts half.
 ///
-/// With the octave of the last gap alone, the hit ratio on traces was 0.1 points lower.
+/// The number of the class is 0 without earlier requests. After it come the numbers of all gaps for one earlier request,
+/// then those for two, and those for three. With the octave of the last gap alone, the hit ratio on traces was 0.1
+/// points lower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Class(u32);
 
 impl Class {
     /// The class of keys that were requested once.
-    pub(super) const FIRST: Self = Self(NO_GAP);
+    pub(super) const FIRST: Self = Self(0);
     /// The highest number of earlier requests that is distinguished.
     const MAX_COUNT: u32 = 3;
 
@@ -42,33 +45,40 @@ impl Class {
 
     /// Returns all classes in the order of their numbers.
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        (0..1 << CLASS_BITS).map(Self)
+        (0..=Self::MAX_COUNT * GAPS).map(Self)
+    }
+
+    /// Returns the number of earlier requests.
+    #[inline]
+    pub(super) const fn count(self) -> u32 {
+        self.0.div_ceil(GAPS)
     }
 
     /// Returns the class after another request, `age` ticks after the last one.
     #[inline]
-    pub(super) fn after_return(self, age: u32) -> Self {
-        let (count, mean) = (self.0 >> GAP_BITS, self.0 & ((1 << GAP_BITS) - 1));
+    pub(super) const fn after_return(self, age: u32) -> Self {
         let octave = octave_of(age);
-        let mean = if mean == NO_GAP {
-            octave
-        } else {
-            (mean + octave).div_ceil(2)
+        let Some(before) = self.0.checked_sub(1) else {
+            return Self(octave);
         };
-        Self(((count + 1).min(Self::MAX_COUNT) << GAP_BITS) | mean)
+        let mean = (before % GAPS + 1 + octave).div_ceil(2);
+        let highest = (Self::MAX_COUNT - 1) * GAPS;
+        let last = before - before % GAPS;
+        let first = if last < highest { last + GAPS } else { highest };
+        Self(first + mean)
     }
 }
 
 /// The state of an entry.
 ///
 /// ```text
-///  31 .. 7   6 .. 1    0
+///  31 .. 6   5 .. 1    0
 /// +--------+--------+---------+
 /// | STAMP  | CLASS  | SAMPLED |
 /// +--------+--------+---------+
 /// ```
 ///
-/// The stamp is the tick of the last request. It wraps after some 500,000 times the capacity.
+/// The stamp is the tick of the last request. It wraps after some four million times the capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ReuseState(u32);
 
@@ -151,14 +161,9 @@ impl ReuseState {
 mod tests {
     use super::*;
 
-    /// Returns the number of earlier requests and the mean octave of the gaps.
-    fn parts(class: Class) -> (usize, usize) {
-        (class.number() / GAPS, class.number() % GAPS)
-    }
-
     #[test]
     fn state_returns_what_it_was_created_with() {
-        for (tick, class, sampled) in [(0, Class::FIRST, true), (77, Class::from_bits(40), false)] {
+        for (tick, class, sampled) in [(0, Class::FIRST, true), (77, Class::from_bits(20), false)] {
             let state = ReuseState::new(tick, class, sampled);
             assert_eq!((state.class(), state.is_sampled()), (class, sampled));
             assert_eq!(state.age(tick), 0);
@@ -166,10 +171,10 @@ mod tests {
             assert!(!state.unsampled().is_sampled());
         }
         // The stamp wraps.
-        let state = ReuseState::new((1 << 25) - 1, Class::FIRST, false);
-        assert_eq!(state.age(1 << 25), 1);
+        let state = ReuseState::new((1 << 26) - 1, Class::FIRST, false);
+        assert_eq!(state.age(1 << 26), 1);
         assert_eq!(state.age(4), 5);
-        assert_eq!((state.lead(4), state.lead((1 << 25) - 3)), (0, 2));
+        assert_eq!((state.lead(4), state.lead((1 << 26) - 3)), (0, 2));
     }
 
     #[test]
@@ -181,19 +186,26 @@ mod tests {
                 ReuseState::new(stamp, Class::from_bits(class), sampled).store(&state);
                 hits.is_no_op_hit(&state)
             };
-            assert!(is_no_op(tick, 0, false) && is_no_op(tick, 63, true));
-            assert!(!is_no_op(tick.wrapping_sub(1), 63, true));
+            assert!(is_no_op(tick, 0, false) && is_no_op(tick, 30, true));
+            assert!(!is_no_op(tick.wrapping_sub(1), 30, true));
             assert!(!is_no_op(tick.wrapping_add(1), 0, false));
         }
     }
 
     #[test]
     fn class_counts_requests_and_averages_gaps() {
+        let class_of = |count: u32, octave: u32| Class((count - 1) * GAPS + octave);
         let second = Class::FIRST.after_return(8);
-        assert_eq!(parts(second), (1, 4));
+        assert_eq!(second, class_of(1, 4));
         let third = second.after_return(1);
-        assert_eq!(parts(third), (2, 3));
+        assert_eq!(third, class_of(2, 3));
         let last = third.after_return(1).after_return(1).after_return(u32::MAX);
-        assert_eq!(parts(last), (3, 8));
+        assert_eq!(last, class_of(3, 6));
+        assert_eq!(Class::FIRST.after_return(0), class_of(1, 1));
+        for class in Class::all() {
+            let next = class.after_return(u32::MAX);
+            assert_eq!(next.count(), (class.count() + 1).min(3));
+            assert!(Class::all().any(|other| other == next));
+        }
     }
 }

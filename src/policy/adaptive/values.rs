@@ -2,7 +2,9 @@
 
 use crate::policy::adaptive::age::{AGE_BUCKETS, MAX_AGE, bucket_of, start_of, width_of};
 use crate::policy::adaptive::state::{CLASSES, Class, ReuseState};
+use crate::storage::allocated::AllocatedBytes;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering::Relaxed};
+use std::sync::OnceLock;
 
 /// The expected returns to each bucket of ages, in returns for each key that reaches it.
 pub(super) type Returns = [f32; AGE_BUCKETS];
@@ -16,8 +18,8 @@ const TABLE: usize = CLASSES * ROW;
 /// A value is the logarithm of the expected hits in each tick, in [units](Self::UNITS_PER_DOUBLING) from 0 on.
 pub(super) struct ValueTable {
     values: [AtomicU16; TABLE],
-    /// The bucket of ages until which an entry is kept for its value.
-    ends: [AtomicU8; TABLE],
+    /// The bucket of ages until which an entry is kept for its value. Allocated only if entries have deadlines.
+    ends: OnceLock<Box<[AtomicU8; TABLE]>>,
 }
 
 impl ValueTable {
@@ -28,7 +30,7 @@ impl ValueTable {
     pub(super) fn new() -> Self {
         let table = Self {
             values: [const { AtomicU16::new(0) }; TABLE],
-            ends: [const { AtomicU8::new(0) }; TABLE],
+            ends: OnceLock::new(),
         };
         let initial = rates(&initial_returns());
         Class::all().for_each(|class| table.set(class, &initial));
@@ -51,7 +53,8 @@ impl ValueTable {
 
     /// Returns the number of ticks for which an entry with this state is kept for its value.
     pub(super) fn horizon(&self, state: ReuseState, tick: u32) -> u32 {
-        let end = self.ends[Self::index(state, tick)].load(Relaxed);
+        let ends = self.ends.get_or_init(Self::initial_ends);
+        let end = ends[Self::index(state, tick)].load(Relaxed);
         let age = state.age(tick).min(MAX_AGE);
         start_of(end.into()).saturating_sub(age).max(1)
     }
@@ -61,14 +64,30 @@ impl ValueTable {
         self.value(state, tick.wrapping_add(state.lead(tick)))
     }
 
+    /// Returns the ends that are expected before anything is observed.
+    fn initial_ends() -> Box<[AtomicU8; TABLE]> {
+        let initial = rates(&initial_returns());
+        Box::new(std::array::from_fn(|at| AtomicU8::new(initial.end(at % ROW))))
+    }
+
     /// Sets the values of a class.
-    pub(super) fn set(&self, class: Class, rates: &[Rate; AGE_BUCKETS]) {
+    pub(super) fn set(&self, class: Class, rates: &Rates) {
         let row = class.number() * ROW..;
-        let row = self.values[row.clone()].iter().zip(&self.ends[row]);
-        for ((value, end), rate) in row.zip(rates) {
-            value.store(logarithm(rate.hits_per_tick), Relaxed);
-            end.store(rate.end, Relaxed);
+        for (value, &rate) in self.values[row.clone()].iter().zip(&rates.hits_per_tick) {
+            value.store(logarithm(rate), Relaxed);
         }
+        if let Some(ends) = self.ends.get() {
+            let ends = ends[row].iter().take(AGE_BUCKETS);
+            for (bucket, end) in ends.enumerate() {
+                end.store(rates.end(bucket), Relaxed);
+            }
+        }
+    }
+}
+
+impl AllocatedBytes for ValueTable {
+    fn allocated_bytes(&self) -> usize {
+        self.ends.get().map_or(0, |ends| size_of_val(&**ends))
     }
 }
 
@@ -108,16 +127,30 @@ impl Point {
     }
 }
 
-/// The highest rate of expected hits from an age on.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Rate {
-    pub(super) hits_per_tick: f32,
-    /// The bucket of ages at whose start this rate is almost reached.
-    end: u8,
+/// The highest rates of expected hits from each age on.
+pub(super) struct Rates {
+    hits_per_tick: [f32; AGE_BUCKETS],
+    points: [Point; AGE_BUCKETS + 1],
 }
 
 /// The part of the highest rate from which on an end is close enough to it.
 const ALMOST: f32 = 0.8;
+
+impl Rates {
+    /// Returns the bucket at whose start the rate from another one is almost the highest. The distances that are tried
+    /// double.
+    #[allow(clippy::cast_possible_truncation)] // There are few buckets.
+    fn end(&self, from: usize) -> u8 {
+        let Some(best) = self.hits_per_tick.get(from) else {
+            return 0;
+        };
+        let ends = (0..).map(|doublings| from + (1 << doublings));
+        let mut ends = ends.take_while(|&end| end < AGE_BUCKETS);
+        let point = self.points[from];
+        let found = ends.find(|&end| point.rate_to(self.points[end]) >= best * ALMOST);
+        found.unwrap_or(AGE_BUCKETS) as u8
+    }
+}
 
 /// Returns for each bucket of ages the expected hits per tick of an entry that has reached it, if the entry is kept
 /// until it is hit or until the time that maximizes this rate. It is the index of Gittins ("Bandit processes and dynamic
@@ -125,34 +158,26 @@ const ALMOST: f32 = 0.8;
 ///
 /// The rate from one age to another is a slope of the curve of hits over time. The greatest slope from a point to later
 /// ones is that of the upper convex hull of the later ones, which is built from the end.
-pub(super) fn rates(returns: &Returns) -> [Rate; AGE_BUCKETS] {
+pub(super) fn rates(returns: &Returns) -> Rates {
     let points = curve(returns);
-    let mut rates = [Rate::default(); AGE_BUCKETS];
-    let mut hull = [points[AGE_BUCKETS]; AGE_BUCKETS + 1];
-    let mut len = 1;
-    for bucket in (0..AGE_BUCKETS).rev() {
-        let point = points[bucket];
-        while len > 1 && point.rate_to(hull[len - 1]) <= point.rate_to(hull[len - 2]) {
-            len -= 1;
+    let mut hits_per_tick = [0.0; AGE_BUCKETS];
+    // The hull, and the slope from each of its points to the one before.
+    let mut hull = [(points[AGE_BUCKETS], f32::NEG_INFINITY); AGE_BUCKETS + 1];
+    let mut last = 0;
+    for (&point, rate) in points.iter().zip(&mut hits_per_tick).rev() {
+        let mut slope = point.rate_to(hull[last].0);
+        while slope <= hull[last].1 {
+            last -= 1;
+            slope = point.rate_to(hull[last].0);
         }
-        let best = point.rate_to(hull[len - 1]);
-        rates[bucket] = Rate {
-            hits_per_tick: best,
-            end: end_of(&points, bucket, best),
-        };
-        hull[len] = point;
-        len += 1;
+        *rate = slope;
+        last += 1;
+        hull[last] = (point, slope);
     }
-    rates
-}
-
-/// Returns the bucket at whose start the rate from another one is almost the best. The distances that are tried double.
-#[allow(clippy::cast_possible_truncation)] // There are few buckets.
-fn end_of(points: &[Point; AGE_BUCKETS + 1], from: usize, best: f32) -> u8 {
-    let ends = (0..).map(|doublings| from + (1 << doublings));
-    let mut ends = ends.take_while(|&end| end < AGE_BUCKETS);
-    let found = ends.find(|&end| points[from].rate_to(points[end]) >= best * ALMOST);
-    found.unwrap_or(AGE_BUCKETS) as u8
+    Rates {
+        hits_per_tick,
+        points,
+    }
 }
 
 /// Returns the expected hits and the time that an entry is kept until each age, for an entry that is kept until its
@@ -200,9 +225,8 @@ mod tests {
         })
     }
 
-    fn assert_close(rates: &[Rate; AGE_BUCKETS], expected: [f32; AGE_BUCKETS]) {
-        for (rate, expected) in rates.iter().zip(expected) {
-            let rate = rate.hits_per_tick;
+    fn assert_close(rates: &Rates, expected: [f32; AGE_BUCKETS]) {
+        for (rate, expected) in rates.hits_per_tick.iter().zip(expected) {
             assert!(
                 (rate - expected).abs() <= expected * 1e-3,
                 "{rate} for {expected}"
@@ -230,14 +254,13 @@ mod tests {
 
     #[test]
     fn value_decreases_with_age_at_first_and_increases_before_a_certain_return() {
-        let initial = rates(&initial_returns()).map(|rate| rate.hits_per_tick);
+        let initial = rates(&initial_returns()).hits_per_tick;
         assert!(initial.is_sorted_by(|a, b| a >= b));
         let mut looped = [0.0; AGE_BUCKETS];
         looped[30] = 100.0;
         let rates = rates(&looped);
-        let values = rates.map(|rate| rate.hits_per_tick);
-        assert!(values[..=30].is_sorted());
-        assert!((31..48).contains(&rates[10].end) && rates[30].end == 31);
+        assert!(rates.hits_per_tick[..=30].is_sorted());
+        assert!((31..48).contains(&rates.end(10)) && rates.end(30) == 31);
     }
 
     #[test]
