@@ -235,13 +235,14 @@ impl AnyPolicy {
         hash: u32,
         work: &mut WorkSlice,
     ) -> Option<u32> {
+        if let Kind::Adaptive(policy) = &mut self.kind {
+            let slot = replace_victim_of(&mut **policy, states, hash, work);
+            self.no_op_hits = policy.no_op_hits();
+            return slot;
+        }
         // The no-op hits of the other policies never change.
         match &mut self.kind {
-            Kind::Adaptive(policy) => {
-                let slot = policy.replace_victim(states, hash, work);
-                self.no_op_hits = policy.no_op_hits();
-                slot
-            }
+            Kind::Adaptive(_) => None,
             Kind::S3Fifo(policy) => replace_victim_of(&mut **policy, states, hash, work),
             Kind::Car(policy) => replace_victim_of(&mut **policy, states, hash, work),
             Kind::Lru(policy) => replace_victim_of(policy, states, hash, work),

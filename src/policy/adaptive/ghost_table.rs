@@ -10,17 +10,25 @@ const WAYS: usize = 8;
 const GHOST_PERCENT: usize = 250;
 
 const TICK_BITS: u32 = 10;
-const FINGERPRINT_SHIFT: u32 = CLASS_BITS + TICK_BITS;
 const TICK_MASK: u32 = (1 << TICK_BITS) - 1;
 
 /// The keys that were evicted last, in buckets of eight, each of which is a queue of its own.
 ///
-/// A key takes four bytes: 17 bits of its hash, 10 bits of the tick, which is enough for 64 times the capacity, and its
-/// class. One lookup in 16 thousand finds a key that was not added.
+/// A key takes four bytes: 16 bits of its hash, 10 bits of the tick, which is enough for 64 times the capacity, and its
+/// class. One lookup in eight thousand finds a key that was not added.
 #[derive(Default)]
 pub(super) struct GhostTable {
-    /// The keys of each bucket, the latest first, or 0 for no key.
-    buckets: Box<[[u32; WAYS]]>,
+    buckets: Box<[Bucket]>,
+}
+
+/// The keys of a bucket, the latest first.
+#[derive(Clone, Copy, Default)]
+#[repr(align(32))]
+struct Bucket {
+    /// A part of each hash, or 0 for no key.
+    fingerprints: [u16; WAYS],
+    /// The ticks and classes.
+    requests: [u16; WAYS],
 }
 
 /// A key that was found.
@@ -35,48 +43,55 @@ impl GhostTable {
     /// Removes all keys, and sets their number for `entries` entries.
     pub(super) fn resize(&mut self, entries: usize) {
         let keys = entries * GHOST_PERCENT / 100;
-        self.buckets = vec![[0; WAYS]; keys.div_ceil(WAYS)].into();
+        self.buckets = vec![Bucket::default(); keys.div_ceil(WAYS)].into();
     }
 
-    /// Returns the bucket of a hash, and the fingerprint of the hash in its place, which is not 0. Returns `None` if
-    /// there are no buckets.
-    #[inline]
+    /// Returns the bucket of a hash, and the fingerprint of the hash, which is not 0. Returns `None` if there are no
+    /// buckets.
+    #[inline(always)]
     #[allow(clippy::cast_possible_truncation)]
-    fn location(&mut self, hash: u32) -> Option<(&mut [u32; WAYS], u32)> {
+    fn location(&mut self, hash: u32) -> Option<(&mut Bucket, u16)> {
         let spread = spread(hash);
         let bucket = ((spread >> 32) * self.buckets.len() as u64) >> 32;
-        let fingerprint = (spread as u32 >> FINGERPRINT_SHIFT).max(1);
-        let bucket = self.buckets.get_mut(bucket as usize)?;
-        Some((bucket, fingerprint << FINGERPRINT_SHIFT))
+        let fingerprint = (spread >> 16) as u16 | 1;
+        Some((self.buckets.get_mut(bucket as usize)?, fingerprint))
     }
 
     /// Adds a key as the latest of its bucket. `tick` is that of its last request.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation)] // The tick and the class have 15 bits.
     pub(super) fn add(&mut self, hash: u32, tick: u32, class: Class) {
         if let Some((bucket, fingerprint)) = self.location(hash) {
             // All eight keys move at once, and the oldest is overwritten.
-            bucket.rotate_right(1);
-            bucket[0] = fingerprint | ((tick & TICK_MASK) << CLASS_BITS) | class.bits();
+            bucket.fingerprints.rotate_right(1);
+            bucket.fingerprints[0] = fingerprint;
+            bucket.requests.rotate_right(1);
+            bucket.requests[0] = (((tick & TICK_MASK) << CLASS_BITS) | class.bits()) as u16;
         }
     }
 
     /// Removes a key, and returns what is remembered about it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(&mut self, hash: u32, tick: u32) -> Option<Ghost> {
         let (bucket, fingerprint) = self.location(hash)?;
-        let is_it = |&way: &u32| way >> FINGERPRINT_SHIFT == fingerprint >> FINGERPRINT_SHIFT;
         // Most keys are not in their bucket. This check has no branches and compares all eight ways at once.
-        if !bucket.iter().fold(false, |found, way| found | is_it(way)) {
+        let matches = bucket.fingerprints.map(|other| u8::from(other == fingerprint));
+        if u64::from_ne_bytes(matches) == 0 {
             return None;
         }
-        Self::take_from(bucket, bucket.iter().position(is_it)?, tick)
+        bucket.take(fingerprint, tick)
     }
+}
 
-    /// Removes the key at a position of its bucket.
-    fn take_from(bucket: &mut [u32; WAYS], way: usize, tick: u32) -> Option<Ghost> {
-        let found = *bucket.get(way)?;
-        bucket.copy_within(way + 1.., way);
-        bucket[WAYS - 1] = 0;
+impl Bucket {
+    /// Removes the key with a fingerprint.
+    #[inline(never)]
+    fn take(&mut self, fingerprint: u16, tick: u32) -> Option<Ghost> {
+        let way = self.fingerprints.iter().position(|&other| other == fingerprint)?;
+        let found = u32::from(self.requests[way]);
+        self.fingerprints.copy_within(way + 1.., way);
+        self.requests.copy_within(way + 1.., way);
+        self.fingerprints[WAYS - 1] = 0;
         Some(Ghost {
             age: tick.wrapping_sub(found >> CLASS_BITS) & TICK_MASK,
             class: Class::from_bits(found),

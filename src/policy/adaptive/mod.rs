@@ -119,26 +119,33 @@ impl Adaptive {
         }
     }
 
-    /// Passes an insertion to the model.
+    /// Passes the insertion of an entry to the model.
     #[cold]
-    fn observe_insertion(&self, hash: u32, class: Class) {
+    fn observe_insertion(&self, state: &AtomicU32, hash: u32, class: Class) {
+        ReuseState::new(self.tick, class, true).store(state);
         if let Some(mut observer) = self.model.try_observe() {
             observer.request(hash, self.shard, self.tick, class);
         }
     }
 
-    /// Advances the clock.
-    #[inline]
-    fn advance(&mut self, moved: u32) {
-        self.moved += moved;
-        if self.moved >= self.tick_len {
-            self.tick = self.tick.wrapping_add(self.moved / self.tick_len);
-            self.moved %= self.tick_len;
+    /// Counts the recorded hits, and passes them to the model.
+    #[inline(never)]
+    fn record_hits(&mut self, states: &impl PolicyStates) {
+        if self.hits.has_observed() {
+            self.observe_hits(states);
         }
+        self.moved += self.hits.take_count();
     }
 
-    /// Returns the slot of an entry that is worth little. Returns `None` if there is none, or if the work was used up
-    /// before one was found.
+    /// Advances the clock.
+    #[cold]
+    fn advance(&mut self) {
+        self.tick = self.tick.wrapping_add(self.moved / self.tick_len);
+        self.moved %= self.tick_len;
+    }
+
+    /// Returns the slot of an entry that is worth little. Returns `None` if there is none, or perhaps a vacant slot if the
+    /// work was used up before an entry was found.
     #[inline(always)]
     fn find_victim(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
         if self.len == 0 {
@@ -149,9 +156,9 @@ impl Adaptive {
         }
         let (values, tick) = (self.model.values(), self.tick);
         let value = |_, state| values.value(state, tick);
-        let (victim, search) = self.search.run(states, work, value);
-        self.search = search;
-        victim
+        let victim;
+        (victim, self.search.hand, self.search.threshold) = self.search.run(states, work, value);
+        Some(victim)
     }
 
     /// Returns a slot like [`find_victim`](Self::find_victim), for entries that have weights or deadlines.
@@ -165,9 +172,32 @@ impl Adaptive {
         let (values, tick, duration) = (self.model.values(), self.tick, &mut self.tick_duration);
         duration.measure(tick, now);
         let value = |slot, state| value_within(states.bounds(slot), values, state, tick, duration);
-        let (victim, search) = self.search.run(states, work, value);
-        self.search = search;
-        victim
+        let victim;
+        (victim, self.search.hand, self.search.threshold) = self.search.run(states, work, value);
+        Some(victim)
+    }
+}
+
+impl Adaptive {
+    /// Remembers the key of an entry that is evicted.
+    #[inline(always)]
+    fn remember(&mut self, state: &AtomicU32, hash: u32) {
+        let state = ReuseState::load(state);
+        self.ghosts.add(hash, state.stamp(), state.class());
+    }
+
+    /// Sets the state of a new entry in a slot.
+    #[inline(always)]
+    fn fill(&mut self, slot: u32, state: &AtomicU32, hash: u32) {
+        let ghost = self.ghosts.take(hash, self.tick);
+        let class = ghost.map_or(Class::FIRST, |ghost| ghost.class.after_return(ghost.age));
+        ReuseState::new(self.tick, class, false).store(state);
+        if self.model.observes(hash) {
+            self.observe_insertion(state, hash, class);
+        }
+        self.search.newest = slot;
+        // The clock advances at the next write, with the no-op hits.
+        self.moved += 1;
     }
 }
 
@@ -188,27 +218,18 @@ impl EvictionPolicy for Adaptive {
 
     #[inline]
     fn on_write(&mut self, states: &impl PolicyStates, _: &mut WorkSlice) {
-        if self.hits.has_observed() {
-            self.observe_hits(states);
+        if !self.hits.is_empty() {
+            self.record_hits(states);
         }
-        let hits = self.hits.take_count();
-        self.advance(hits);
+        if self.moved >= self.tick_len {
+            self.advance();
+        }
     }
 
-    #[inline]
     fn insert(&mut self, slot: u32, state: &AtomicU32, hash: u32) {
-        let ghost = self.ghosts.take(hash, self.tick);
-        let class = ghost.map_or(Class::FIRST, |ghost| ghost.class.after_return(ghost.age));
-        let is_observed = self.model.observes(hash);
-        ReuseState::new(self.tick, class, is_observed).store(state);
-        if is_observed {
-            self.observe_insertion(hash, class);
-        }
-        self.search.newest = slot;
         self.search.end = self.search.end.max(slot + 1);
         self.len += 1;
-        // The clock advances at the next write, with the no-op hits.
-        self.moved += 1;
+        self.fill(slot, state, hash);
     }
 
     fn remove(&mut self, state: &AtomicU32, hash: u32) {
@@ -220,13 +241,26 @@ impl EvictionPolicy for Adaptive {
         }
     }
 
-    #[inline]
     fn evict(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
         let victim = self.find_victim(states, work)?;
-        let state = ReuseState::load(states.state(victim)?);
-        self.ghosts
-            .add(states.hash(victim), state.stamp(), state.class());
+        self.remember(states.state(victim)?, states.hash(victim));
         self.len -= 1;
+        Some(victim)
+    }
+
+    /// Replaces a victim like the provided method, with one access to its entry.
+    #[inline(always)]
+    fn replace_victim(
+        &mut self,
+        states: &impl PolicyStates,
+        hash: u32,
+        work: &mut WorkSlice,
+    ) -> Option<u32> {
+        self.on_write(states, work);
+        let victim = self.find_victim(states, work)?;
+        let state = states.state(victim)?;
+        self.remember(state, states.hash(victim));
+        self.fill(victim, state, hash);
         Some(victim)
     }
 

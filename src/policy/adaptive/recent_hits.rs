@@ -46,6 +46,12 @@ impl RecentHits {
         std::mem::take(self.count.get_mut())
     }
 
+    /// Checks whether there were hits.
+    #[inline(always)]
+    pub(super) fn is_empty(&mut self) -> bool {
+        *self.count.get_mut() == 0
+    }
+
     /// Checks whether there were hits on entries whose keys are observed.
     #[inline]
     pub(super) fn has_observed(&mut self) -> bool {

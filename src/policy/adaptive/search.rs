@@ -34,15 +34,15 @@ pub(super) struct Search {
 }
 
 impl Search {
-    /// Returns the slot of an entry that is worth little, and the state of the next search. There is at least one entry.
-    /// Returns no slot if the work was used up before an entry was found.
+    /// Returns the slot of an entry that is worth little, and the slot and threshold with which the next search begins.
+    /// There is at least one entry. Returns a vacant slot if the work was used up before an entry was found.
     #[inline(always)]
     pub(super) fn run(
         mut self,
         states: &impl PolicyStates,
         work: &mut WorkSlice,
         value: impl Fn(u32, ReuseState) -> i32,
-    ) -> (Option<u32>, Self) {
+    ) -> (u32, u32, i32) {
         let (mut victim, mut least) = (self.newest, NO_VALUE);
         if let Some(state) = states.state(victim) {
             least = value(victim, ReuseState::load(state));
@@ -64,12 +64,15 @@ impl Search {
                 (victim, least) = (slot, value);
             }
         }
-        work.spend(looks.unsigned_abs());
         // If new entries are worth the least, most of them are evicted without a look at others. These are then few, but
         // not none, so that the threshold follows the values.
-        let expected = if looks == 0 { 1 } else { MEAN_LOOKS };
-        self.threshold += (looks - expected) * THRESHOLD_STEP;
-        ((least < NO_VALUE).then_some(victim), self)
+        if looks == 0 {
+            self.threshold -= THRESHOLD_STEP;
+        } else {
+            work.spend(looks.unsigned_abs());
+            self.threshold += (looks - MEAN_LOOKS) * THRESHOLD_STEP;
+        }
+        (victim, self.hand, self.threshold)
     }
 }
 
