@@ -167,6 +167,25 @@ enum Kind {
     Adaptive(Box<Adaptive>),
 }
 
+impl Kind {
+    /// Replaces the victim of a policy with queues. A function of its own, so that the one that calls it has one branch
+    /// before `Adaptive`.
+    #[inline(never)]
+    fn replace_victim_of_queues(
+        &mut self,
+        states: &impl PolicyStates,
+        hash: u32,
+        work: &mut WorkSlice,
+    ) -> Option<u32> {
+        // The no-op hits of these policies never change.
+        match self {
+            Self::S3Fifo(policy) => replace_victim_of(&mut **policy, states, hash, work),
+            Self::Car(policy) => replace_victim_of(&mut **policy, states, hash, work),
+            Self::Lru(_) | Self::Adaptive(_) => None,
+        }
+    }
+}
+
 /// Calls the policy of a [`Kind`].
 macro_rules! dispatch {
     ($kind:expr, $policy:ident => $call:expr) => {
@@ -235,18 +254,12 @@ impl AnyPolicy {
         hash: u32,
         work: &mut WorkSlice,
     ) -> Option<u32> {
-        if let Kind::Adaptive(policy) = &mut self.kind {
-            let slot = replace_victim_of(&mut **policy, states, hash, work);
-            self.no_op_hits = policy.no_op_hits();
-            return slot;
-        }
-        // The no-op hits of the other policies never change.
-        match &mut self.kind {
-            Kind::Adaptive(_) => None,
-            Kind::S3Fifo(policy) => replace_victim_of(&mut **policy, states, hash, work),
-            Kind::Car(policy) => replace_victim_of(&mut **policy, states, hash, work),
-            Kind::Lru(policy) => replace_victim_of(policy, states, hash, work),
-        }
+        let Kind::Adaptive(policy) = &mut self.kind else {
+            return self.kind.replace_victim_of_queues(states, hash, work);
+        };
+        let slot = policy.replace_victim(states, hash, work);
+        self.no_op_hits = policy.no_op_hits();
+        slot
     }
 
     /// Records a hit that is not a no-op. Not inlined, so that a no-op hit has the registers to itself.

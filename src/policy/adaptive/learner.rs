@@ -11,7 +11,7 @@ const REQUESTS_PER_ROUND: usize = 256;
 /// The number of observed requests after which the values of one class are computed again.
 const REQUESTS_PER_CLASS: usize = REQUESTS_PER_ROUND / CLASSES;
 /// The number of rounds after which the values are computed again less often, and the factor by which they are.
-const LEARNING_ROUNDS: u32 = 64;
+const LEARNING_ROUNDS: u32 = 256;
 const LATER_INTERVAL: usize = 4;
 /// The number of rounds after which the values of a class are computed again although none of its keys was observed.
 const ROUNDS_OF_UNUSED: usize = 4;

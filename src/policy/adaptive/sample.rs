@@ -10,9 +10,9 @@ use crate::storage::allocated::AllocatedBytes;
 const WAYS: usize = 8;
 /// The number of keys that the smallest sample has room for, and the highest number.
 const MIN_KEYS: usize = 1_024;
-const MAX_KEYS: usize = 8_192;
-/// The number of keys that a sample has room for in addition to the lowest number, for each entry, as a divisor.
-const ENTRIES_PER_KEY: usize = 2;
+const MAX_KEYS: usize = 65_536;
+/// The number of entries for which a sample has room for two keys more.
+const ENTRIES_PER_TWO_KEYS: usize = 3;
 
 /// The number of entries of a small cache that are in the sample in the long run.
 const SAMPLED_ENTRIES: usize = 128;
@@ -20,7 +20,7 @@ const SAMPLED_ENTRIES: usize = 128;
 const MIN_DIVISOR: usize = 8;
 /// The number of requests for keys in the sample after which it is reduced to these limits, and the number between two
 /// steps of this.
-const INITIAL_REQUESTS: usize = 8_192;
+const INITIAL_REQUESTS: usize = 65_536;
 const REQUESTS_PER_STEP: usize = 1_024;
 /// The part of new keys for which another one may be removed early, as a divisor. If there are more, the sample gets
 /// smaller.
@@ -179,7 +179,7 @@ impl Sample {
 
     /// Sets the number of entries of the cache.
     pub(super) fn set_entries(&mut self, entries: usize) {
-        let keys = (MIN_KEYS + entries / ENTRIES_PER_KEY).min(MAX_KEYS);
+        let keys = (MIN_KEYS + 2 * (entries / ENTRIES_PER_TWO_KEYS)).min(MAX_KEYS);
         let divisor = (entries / SAMPLED_ENTRIES).clamp(1, MIN_DIVISOR);
         self.max_part = u32::MAX / as_slot(divisor);
         let buckets_per_shard = (keys / WAYS).div_ceil(self.ticks.len());
