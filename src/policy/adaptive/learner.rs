@@ -6,15 +6,20 @@ use crate::policy::adaptive::state::{CLASSES, Class, GROUPS};
 use crate::policy::adaptive::values::{Returns, ValueTable, initial_returns, rates};
 use crate::storage::allocated::AllocatedBytes;
 
-/// The number of observed requests after which all values have been computed again.
-const REQUESTS_PER_ROUND: usize = 256;
 /// The number of observed requests after which the values of one class are computed again.
-const REQUESTS_PER_CLASS: usize = REQUESTS_PER_ROUND / CLASSES;
-/// The number of rounds after which the values are computed again less often, and the factor by which they are.
-const LEARNING_ROUNDS: u32 = 256;
+const REQUESTS_PER_CLASS: usize = 8;
+/// The lowest number of observed requests after which earlier observations count less.
+const REQUESTS_PER_ROUND: usize = 256;
+/// The number of rounds in which as many requests are observed as the cache has entries in the sample, if that takes more
+/// requests. A shorter memory had 1.7 points less on a trace, because it did not reach the ages at which keys returned.
+const ROUNDS_PER_CAPACITY: usize = 8;
+/// The part of all observed requests that a round has at most, as a divisor, so that the first rounds are short.
+const MIN_ROUNDS: usize = 4;
+/// The number of observed requests after which the values are computed less often, and the factor by which they are.
+const LEARNING_REQUESTS: usize = 65_536;
 const LATER_INTERVAL: usize = 4;
 /// The number of rounds after which the values of a class are computed again although none of its keys was observed.
-const ROUNDS_OF_UNUSED: usize = 4;
+const ROUNDS_OF_UNUSED: u32 = 4;
 /// The factor by which earlier observations count less after each round.
 const DECAY: f32 = 0.97;
 /// The number of keys as which the observations of a wider group of classes count for each class in it.
@@ -106,6 +111,8 @@ pub(super) struct Learner {
     priors: [Returns; GROUPS],
     /// The number of observed requests.
     requests: usize,
+    /// The number of observed requests until the end of the round.
+    until_round: usize,
     /// The number of rounds.
     rounds: u32,
 }
@@ -118,6 +125,7 @@ impl Learner {
             observations: vec![Observations::NONE; CLASSES].into(),
             priors: [initial_returns(); GROUPS],
             requests: 0,
+            until_round: REQUESTS_PER_ROUND,
             rounds: 0,
         }
     }
@@ -166,8 +174,8 @@ impl Learner {
 
     /// Computes the values of one class again after a few requests, each class in turn.
     fn compute(&mut self, values: &ValueTable) {
-        self.requests = self.requests.wrapping_add(1);
-        let is_learning = self.rounds < LEARNING_ROUNDS;
+        self.requests = self.requests.saturating_add(1);
+        let is_learning = self.requests < LEARNING_REQUESTS;
         let interval = if is_learning { 1 } else { LATER_INTERVAL } * REQUESTS_PER_CLASS;
         if self.requests % interval == 0 {
             let next = self.requests / interval % CLASSES;
@@ -177,7 +185,8 @@ impl Learner {
                 values.set(class, &rates(&returns));
             }
         }
-        if self.requests % REQUESTS_PER_ROUND == 0 {
+        self.until_round -= 1;
+        if self.until_round == 0 {
             self.end_round(values);
         }
     }
@@ -185,7 +194,10 @@ impl Learner {
     /// Computes the priors of the next round, and lets the observations so far count less.
     #[cold]
     fn end_round(&mut self, values: &ValueTable) {
-        self.rounds = self.rounds.saturating_add(1);
+        self.rounds = self.rounds.wrapping_add(1);
+        self.until_round = (self.sample.sampled_entries() / ROUNDS_PER_CAPACITY)
+            .min(self.requests / MIN_ROUNDS)
+            .max(REQUESTS_PER_ROUND);
         let mut of_counts = [Observations::NONE; GROUPS];
         for class in Class::all() {
             of_counts[class.count() as usize].add(&self.observations[class.number()]);
@@ -195,7 +207,7 @@ impl Learner {
             *prior = observed.returns(&all);
         }
         self.observations.iter_mut().for_each(Observations::decay);
-        if self.requests / REQUESTS_PER_ROUND % ROUNDS_OF_UNUSED == 0 {
+        if self.rounds % ROUNDS_OF_UNUSED == 0 {
             self.set_unobserved(values);
         }
     }

@@ -147,6 +147,8 @@ pub(super) struct Sample {
     part: u32,
     /// The highest part in the long run.
     max_part: u32,
+    /// The number of entries of the cache.
+    entries: usize,
     /// The number of requests until the part may be made smaller.
     until_step: usize,
     /// The tick of each shard's clock at the last request.
@@ -172,6 +174,7 @@ impl Sample {
             lost: 0,
             part: u32::MAX,
             max_part: u32::MAX,
+            entries: 0,
             until_step: INITIAL_REQUESTS,
             ticks: vec![0; shards].into(),
         }
@@ -179,6 +182,7 @@ impl Sample {
 
     /// Sets the number of entries of the cache.
     pub(super) fn set_entries(&mut self, entries: usize) {
+        self.entries = entries;
         let keys = (MIN_KEYS + 2 * (entries / ENTRIES_PER_TWO_KEYS)).min(MAX_KEYS);
         let divisor = (entries / SAMPLED_ENTRIES).clamp(1, MIN_DIVISOR);
         self.max_part = u32::MAX / as_slot(divisor);
@@ -192,6 +196,11 @@ impl Sample {
     /// Returns the part of the keys that is in the sample, in units of 2 to the power of -32.
     pub(super) fn part(&self) -> u32 {
         self.part
+    }
+
+    /// Returns the number of entries of the cache whose keys are in the sample, approximately.
+    pub(super) fn sampled_entries(&self) -> usize {
+        self.entries / (u32::MAX / self.part.max(1)) as usize
     }
 
     /// Counts a request in a shard, in this tick of the shard's clock.
