@@ -25,7 +25,11 @@ static BUCKETS: [u8; 1 << 10] = {
         let shifted = age + (1 << SUB_BITS);
         let octave = shifted.ilog2() - SUB_BITS;
         let bucket = ((octave as usize) << SUB_BITS) + (shifted >> octave) - (1 << SUB_BITS);
-        buckets[age] = if bucket < AGE_BUCKETS { bucket } else { AGE_BUCKETS - 1 } as u8;
+        buckets[age] = if bucket < AGE_BUCKETS {
+            bucket
+        } else {
+            AGE_BUCKETS - 1
+        } as u8;
         age += 1;
     }
     buckets

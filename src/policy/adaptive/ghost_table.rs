@@ -75,7 +75,9 @@ impl GhostTable {
     pub(super) fn take(&mut self, hash: u32, tick: u32) -> Option<Ghost> {
         let (bucket, fingerprint) = self.location(hash)?;
         // Most keys are not in their bucket. This check has no branches and compares all eight ways at once.
-        let matches = bucket.fingerprints.map(|other| u8::from(other == fingerprint));
+        let matches = bucket
+            .fingerprints
+            .map(|other| u8::from(other == fingerprint));
         if u64::from_ne_bytes(matches) == 0 {
             return None;
         }
@@ -87,7 +89,10 @@ impl Bucket {
     /// Removes the key with a fingerprint.
     #[inline(never)]
     fn take(&mut self, fingerprint: u16, tick: u32) -> Option<Ghost> {
-        let way = self.fingerprints.iter().position(|&other| other == fingerprint)?;
+        let way = self
+            .fingerprints
+            .iter()
+            .position(|&other| other == fingerprint)?;
         let found = u32::from(self.requests[way]);
         self.fingerprints.copy_within(way + 1.., way);
         self.requests.copy_within(way + 1.., way);

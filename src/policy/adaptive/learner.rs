@@ -18,6 +18,8 @@ const MIN_ROUNDS: usize = 4;
 /// The number of observed requests after which the values are computed less often, and the factor by which they are.
 const LEARNING_REQUESTS: usize = 65_536;
 const LATER_INTERVAL: usize = 4;
+/// The part of the slots from which on the sample gets smaller, as a divisor.
+const SHRINK_DIVISOR: usize = 4;
 /// The number of rounds after which the values of a class are computed again although none of its keys was observed.
 const ROUNDS_OF_UNUSED: u32 = 4;
 /// The factor by which earlier observations count less after each round.
@@ -105,6 +107,8 @@ impl Observations {
 /// complemented by those of all classes with as many requests, and those by all observations.
 pub(super) struct Learner {
     sample: Sample,
+    /// The number of slots of all shards.
+    slots: usize,
     /// The observations by class.
     observations: Box<[Observations]>,
     /// The expected returns of all classes with as many earlier requests.
@@ -122,6 +126,7 @@ impl Learner {
     pub(super) fn new(shards: usize) -> Self {
         Self {
             sample: Sample::new(shards),
+            slots: 0,
             observations: vec![Observations::NONE; CLASSES].into(),
             priors: [initial_returns(); GROUPS],
             requests: 0,
@@ -135,9 +140,16 @@ impl Learner {
         self.sample.part()
     }
 
-    /// Sets the number of entries of the cache.
-    pub(super) fn set_entries(&mut self, entries: usize) {
-        self.sample.set_entries(entries);
+    /// Records that a shard has another number of slots than before. The other shards will grow to the same number, and
+    /// `of_all` is the number of slots of all shards then.
+    pub(super) fn resize_shard(&mut self, before: usize, slots: usize, of_all: usize) {
+        self.slots = (self.slots + slots).saturating_sub(before);
+        let entries = self.sample.entries();
+        if of_all > entries {
+            self.sample.set_entries(of_all);
+        } else if self.slots < entries / SHRINK_DIVISOR {
+            self.sample.set_entries(self.slots);
+        }
     }
 
     /// Records a request for a key of the sample in a shard, in this tick of the shard's clock. `class` is that of the key
@@ -260,7 +272,7 @@ mod tests {
     #[test]
     fn keys_that_return_are_worth_more_than_those_that_do_not() {
         let (mut learner, values) = (Learner::new(1), ValueTable::new());
-        learner.set_entries(1_000);
+        learner.resize_shard(0, 1_000, 1_000);
         assert!(value(&values, 0, 0, 5) > value(&values, 0, 0, 50));
         // A hundred keys return every 40 ticks, and others are requested once.
         for step in 0..200_000_u32 {

@@ -55,6 +55,8 @@ pub(crate) struct Adaptive {
     tick_len: u32,
     /// The number of entries.
     len: u32,
+    /// The number of slots.
+    slots: usize,
     search: Search,
     /// Measured only if entries have weights or deadlines.
     tick_duration: TickDuration,
@@ -73,6 +75,7 @@ impl Adaptive {
             moved: 0,
             tick_len: 1,
             len: 0,
+            slots: 0,
             search: Search::default(),
             tick_duration: TickDuration::default(),
             shard: as_slot(shard),
@@ -84,6 +87,7 @@ impl Adaptive {
 
     /// Returns a policy without entries for the same shard. The clock continues, because the model has stamps of it.
     pub(crate) fn emptied(&self) -> Self {
+        self.model.resize_shard(self.slots, 0);
         Self {
             tick: self.tick,
             ..Self::new(Arc::clone(&self.model), self.shard as usize)
@@ -94,7 +98,8 @@ impl Adaptive {
     fn set_slots(&mut self, slots: usize) {
         self.tick_len = (as_slot(slots) / TICKS_PER_CAPACITY).max(1);
         self.ghosts.resize(slots);
-        self.model.set_entries_of_shard(slots);
+        self.model.resize_shard(self.slots, slots);
+        self.slots = slots;
     }
 
     /// Passes the recorded hits to the model.

@@ -44,10 +44,10 @@ impl ReuseModel {
         is_in_part(hash, self.part.load(Relaxed))
     }
 
-    /// Sets the number of entries of a shard, which is about the same for all shards.
-    pub(super) fn set_entries_of_shard(&self, entries: usize) {
-        let entries = entries.saturating_mul(self.shards);
-        self.learner.lock().set_entries(entries);
+    /// Records that a shard has another number of slots than before.
+    pub(super) fn resize_shard(&self, before: usize, slots: usize) {
+        let of_all = slots.saturating_mul(self.shards);
+        self.learner.lock().resize_shard(before, slots, of_all);
     }
 
     /// Locks the learner for a series of observations, unless another shard has locked it.

@@ -116,7 +116,11 @@ impl Bucket {
         let keys = self.hashes.iter().zip(&self.keys);
         let is_it = |(&other, key): (&u32, &Key)| other == hash && key.is_key();
         // This check has no branches and compares all hashes at once.
-        if !self.hashes.iter().fold(false, |found, &other| found | (other == hash)) {
+        if !self
+            .hashes
+            .iter()
+            .fold(false, |found, &other| found | (other == hash))
+        {
             return None;
         }
         keys.into_iter().position(is_it)
@@ -124,7 +128,13 @@ impl Bucket {
 
     /// Returns the position for a new key: a vacant one, or else that of the oldest key.
     fn position_to_fill(&self, tick: u32) -> usize {
-        let age = |key: &Key| if key.is_key() { key.age(tick) } else { u32::MAX };
+        let age = |key: &Key| {
+            if key.is_key() {
+                key.age(tick)
+            } else {
+                u32::MAX
+            }
+        };
         let ages = self.keys.iter().map(age).enumerate();
         ages.max_by_key(|&(_, age)| age).map_or(0, |(way, _)| way)
     }
@@ -196,6 +206,11 @@ impl Sample {
     /// Returns the part of the keys that is in the sample, in units of 2 to the power of -32.
     pub(super) fn part(&self) -> u32 {
         self.part
+    }
+
+    /// Returns the number of entries of the cache.
+    pub(super) fn entries(&self) -> usize {
+        self.entries
     }
 
     /// Returns the number of entries of the cache whose keys are in the sample, approximately.
@@ -280,7 +295,9 @@ impl Sample {
         let per_shard = (before.len() / shards).max(1);
         for (shard, buckets) in (0..).zip(before.chunks(per_shard)) {
             let tick = self.ticks[shard as usize];
-            let keys = buckets.iter().flat_map(|bucket| bucket.hashes.iter().zip(&bucket.keys));
+            let keys = buckets
+                .iter()
+                .flat_map(|bucket| bucket.hashes.iter().zip(&bucket.keys));
             for (&hash, &key) in keys.filter(|(_, key)| key.is_key()) {
                 if is_in_part(hash, self.part) {
                     self.add(hash, shard, tick, key);
@@ -382,7 +399,10 @@ mod tests {
                 sample.visit(|found| exposed += found.to - found.from);
             }
             let ticks = [3, 6, MAX_AGE - 9, 0];
-            let expected = ticks[[3, 9, 2_000, 2_001].iter().position(|&at| at == tick).unwrap()];
+            let expected = ticks[[3, 9, 2_000, 2_001]
+                .iter()
+                .position(|&at| at == tick)
+                .unwrap()];
             assert_eq!(exposed, expected * 100, "at {tick}");
         }
         assert_eq!(request(&mut sample, 1, 1, 2_001), None);
@@ -400,7 +420,11 @@ mod tests {
                 request(&mut sample, key, 0, key / 1_000);
             }
         });
-        assert!((1 << 20..1 << 27).contains(&sample.part()), "{}", sample.part());
+        assert!(
+            (1 << 20..1 << 27).contains(&sample.part()),
+            "{}",
+            sample.part()
+        );
         let latest: Vec<u32> = keys(&sample, 99_000..100_000).collect();
         assert!(!latest.is_empty());
         let is_known = |&&key: &&u32| request(&mut sample, key, 0, 101).is_some();

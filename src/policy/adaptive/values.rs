@@ -3,8 +3,8 @@
 use crate::policy::adaptive::age::{AGE_BUCKETS, MAX_AGE, bucket_of, start_of, width_of};
 use crate::policy::adaptive::state::{CLASSES, Class, ReuseState};
 use crate::storage::allocated::AllocatedBytes;
-use std::sync::atomic::{AtomicU8, AtomicU16, Ordering::Relaxed};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering::Relaxed};
 
 /// The expected returns to each bucket of ages, in returns for each key that reaches it.
 pub(super) type Returns = [f32; AGE_BUCKETS];
@@ -67,7 +67,9 @@ impl ValueTable {
     /// Returns the ends that are expected before anything is observed.
     fn initial_ends() -> Box<[AtomicU8; TABLE]> {
         let initial = rates(&initial_returns());
-        Box::new(std::array::from_fn(|at| AtomicU8::new(initial.end(at % ROW))))
+        Box::new(std::array::from_fn(|at| {
+            AtomicU8::new(initial.end(at % ROW))
+        }))
     }
 
     /// Sets the values of a class.
