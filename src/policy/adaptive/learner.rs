@@ -8,6 +8,9 @@ use crate::storage::allocated::AllocatedBytes;
 
 /// The number of observed requests after which the values of one class are computed again.
 const REQUESTS_PER_CLASS: usize = 8;
+/// The number of observed requests after which values are computed for the first time, those of all classes. So few
+/// requests say little before. The order of entries that are restored from a small snapshot is that of the snapshot.
+const FIRST_REQUESTS: usize = 320;
 /// The lowest number of observed requests after which earlier observations count less.
 const REQUESTS_PER_ROUND: usize = 256;
 /// The number of rounds in which as many requests are observed as the cache has entries in the sample, if that takes more
@@ -189,17 +192,25 @@ impl Learner {
         self.requests = self.requests.saturating_add(1);
         let is_learning = self.requests < LEARNING_REQUESTS;
         let interval = if is_learning { 1 } else { LATER_INTERVAL } * REQUESTS_PER_CLASS;
-        if self.requests % interval == 0 {
-            let next = self.requests / interval % CLASSES;
-            let observed = &self.observations[next];
-            if let Some(class) = Class::all().nth(next).filter(|_| !observed.is_empty) {
-                let returns = observed.returns(&self.priors[class.count() as usize]);
-                values.set(class, &rates(&returns));
+        if self.requests == FIRST_REQUESTS {
+            Class::all().for_each(|class| self.compute_class(class, values));
+        } else if self.requests > FIRST_REQUESTS && self.requests % interval == 0 {
+            if let Some(class) = Class::all().nth(self.requests / interval % CLASSES) {
+                self.compute_class(class, values);
             }
         }
         self.until_round -= 1;
         if self.until_round == 0 {
             self.end_round(values);
+        }
+    }
+
+    /// Computes the values of a class of which some keys were observed.
+    fn compute_class(&self, class: Class, values: &ValueTable) {
+        let observed = &self.observations[class.number()];
+        if !observed.is_empty {
+            let returns = observed.returns(&self.priors[class.count() as usize]);
+            values.set(class, &rates(&returns));
         }
     }
 
