@@ -157,7 +157,7 @@ impl Adaptive {
             return None;
         }
         if let Some(now) = states.now() {
-            return self.find_bounded_victim(states, now, work);
+            return Some(self.find_bounded_victim(states, now, work));
         }
         let (values, tick) = (self.model.values(), self.tick);
         let value = |_, state| values.value(state, tick);
@@ -173,13 +173,13 @@ impl Adaptive {
         states: &impl PolicyStates,
         now: u64,
         work: &mut WorkSlice,
-    ) -> Option<u32> {
+    ) -> u32 {
         let (values, tick, duration) = (self.model.values(), self.tick, &mut self.tick_duration);
         duration.measure(tick, now);
         let value = |slot, state| value_within(states.bounds(slot), values, state, tick, duration);
         let victim;
         (victim, self.search.hand, self.search.threshold) = self.search.run(states, work, value);
-        Some(victim)
+        victim
     }
 }
 

@@ -113,17 +113,13 @@ impl Bucket {
     /// Returns the position of the key with this hash.
     #[inline]
     fn position(&self, hash: u32) -> Option<usize> {
-        let keys = self.hashes.iter().zip(&self.keys);
-        let is_it = |(&other, key): (&u32, &Key)| other == hash && key.is_key();
         // This check has no branches and compares all hashes at once.
-        if !self
-            .hashes
-            .iter()
-            .fold(false, |found, &other| found | (other == hash))
-        {
+        let matches = self.hashes.map(|other| u8::from(other == hash));
+        if u64::from_ne_bytes(matches) == 0 {
             return None;
         }
-        keys.into_iter().position(is_it)
+        let mut keys = self.hashes.iter().zip(&self.keys);
+        keys.position(|(&other, key)| other == hash && key.is_key())
     }
 
     /// Returns the position for a new key: a vacant one, or else that of the oldest key.
