@@ -133,6 +133,17 @@ impl Adaptive {
         }
     }
 
+    /// Counts the hits since the last write, and advances the clock.
+    #[inline(always)]
+    fn begin_write(&mut self, states: &impl PolicyStates) {
+        if !self.hits.is_empty() {
+            self.record_hits(states);
+        }
+        if self.moved >= self.tick_len {
+            self.advance();
+        }
+    }
+
     /// Counts the recorded hits, and passes them to the model.
     #[inline(never)]
     fn record_hits(&mut self, states: &impl PolicyStates) {
@@ -221,14 +232,10 @@ impl EvictionPolicy for Adaptive {
         }
     }
 
-    #[inline]
+    // Not inlined, so that a write with another policy has the registers to itself.
+    #[inline(never)]
     fn on_write(&mut self, states: &impl PolicyStates, _: &mut WorkSlice) {
-        if !self.hits.is_empty() {
-            self.record_hits(states);
-        }
-        if self.moved >= self.tick_len {
-            self.advance();
-        }
+        self.begin_write(states);
     }
 
     fn insert(&mut self, slot: u32, state: &AtomicU32, hash: u32) {
@@ -261,7 +268,7 @@ impl EvictionPolicy for Adaptive {
         hash: u32,
         work: &mut WorkSlice,
     ) -> Option<u32> {
-        self.on_write(states, work);
+        self.begin_write(states);
         let victim = self.find_victim(states, work)?;
         let state = states.state(victim)?;
         self.remember(state, states.hash(victim));

@@ -18,9 +18,12 @@ const ENTRIES_PER_TWO_KEYS: usize = 3;
 const SAMPLED_ENTRIES: usize = 128;
 /// The part of the keys of a large cache that is in the sample in the long run, as a divisor.
 const MIN_DIVISOR: usize = 8;
-/// The number of requests for keys in the sample after which it is reduced to these limits, and the number between two
-/// steps of this.
-const INITIAL_REQUESTS: usize = 65_536;
+/// The number of requests for keys in the sample after which it is reduced to these limits: eight for each entry within
+/// these bounds. A large cache takes longer to learn.
+const MIN_INITIAL_REQUESTS: usize = 8_192;
+const MAX_INITIAL_REQUESTS: usize = 65_536;
+const INITIAL_REQUESTS_PER_ENTRY: usize = 8;
+/// The number of requests between two steps of this.
 const REQUESTS_PER_STEP: usize = 1_024;
 /// The part of new keys for which another one may be removed early, as a divisor. If there are more, the sample gets
 /// smaller.
@@ -155,6 +158,8 @@ pub(super) struct Sample {
     max_part: u32,
     /// The number of entries of the cache.
     entries: usize,
+    /// The number of requests from the beginning until the part may be made smaller.
+    initial_requests: usize,
     /// The number of requests until the part may be made smaller.
     until_step: usize,
     /// The tick of each shard's clock at the last request.
@@ -181,7 +186,8 @@ impl Sample {
             part: u32::MAX,
             max_part: u32::MAX,
             entries: 0,
-            until_step: INITIAL_REQUESTS,
+            initial_requests: MIN_INITIAL_REQUESTS,
+            until_step: MIN_INITIAL_REQUESTS,
             ticks: vec![0; shards].into(),
         }
     }
@@ -192,6 +198,10 @@ impl Sample {
         let keys = (MIN_KEYS + 2 * (entries / ENTRIES_PER_TWO_KEYS)).min(MAX_KEYS);
         let divisor = (entries / SAMPLED_ENTRIES).clamp(1, MIN_DIVISOR);
         self.max_part = u32::MAX / as_slot(divisor);
+        let initial = (entries * INITIAL_REQUESTS_PER_ENTRY)
+            .clamp(MIN_INITIAL_REQUESTS, MAX_INITIAL_REQUESTS);
+        self.until_step += initial.saturating_sub(self.initial_requests);
+        self.initial_requests = self.initial_requests.max(initial);
         let buckets_per_shard = (keys / WAYS).div_ceil(self.ticks.len());
         if buckets_per_shard != self.buckets_per_shard {
             self.buckets_per_shard = buckets_per_shard;
