@@ -179,8 +179,8 @@ pub use stats::{Stats, histogram::DurationHistogram};
 #[cfg(feature = "redis")]
 pub use tiered::{
     BlockingCache, CallStats, Health, Invalidator, InvalidatorBuilder, L2Calls, PartitionHealth,
-    RedisHub, RedisHubBuilder, RedisServer, RemoteEntry, RemoteError, Rollout, ServiceCheck,
-    TierStats, TieredCache, TieredCacheBuilder, Warning,
+    RedisHub, RedisHubBuilder, RedisServer, RemoteEntry, RemoteError, ReplicaReads, Rollout,
+    ServiceCheck, TierStats, TieredCache, TieredCacheBuilder, Warning,
 };
 pub use traits::{
     AsyncCache, BatchResult, BoxedBatchLoad, BoxedLoad, BoxedWrite, Cache, CacheFuture,

@@ -307,6 +307,7 @@ mod tests {
             ("partitions", "32", "partitions: Some(32)"),
             ("next_partitions", "64", "next_partitions: Some(64)"),
             ("moved_percent", "28.5", "moved_percent: Some(28.5)"),
+            ("read_from_replicas", "true", "read_from_replicas: true"),
         ];
         let seen = local.iter().chain(&redis);
         let mut names: Vec<&str> = seen.map(|&(name, ..)| name).collect();

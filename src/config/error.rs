@@ -130,6 +130,7 @@ pub(super) fn setting_of(error: &BuildError) -> Option<&'static str> {
         BuildError::Heartbeat => "heartbeat",
         BuildError::Partitions => "partitions",
         BuildError::NextPartitions => "next_partitions",
+        BuildError::ReadFromReplicas => "read_from_replicas",
         BuildError::NoRuntime | BuildError::HubCertificates | BuildError::OtherBound(_) => {
             return None;
         }

@@ -218,6 +218,9 @@ settings! {
         /// The number of replicas that must confirm a change: see
         /// [`TieredCacheBuilder::replicas`](crate::TieredCacheBuilder::replicas).
         replicas: u64,
+        /// `true` to let replicas serve values, in the class `"bounded"`: see
+        /// [`TieredCacheBuilder::read_from_replicas`](crate::TieredCacheBuilder::read_from_replicas).
+        read_from_replicas: bool,
         /// The number of partitions of the namespace: see
         /// [`TieredCacheBuilder::partitions`](crate::TieredCacheBuilder::partitions).
         partitions: u16,

@@ -93,7 +93,7 @@ impl CacheConfig {
         apply!(config to tiered:
             consistency, local_time_to_live, deadline, heartbeat, max_value_size, compress_above,
             max_queued_invalidations, percent, shadow, replicas, partitions,
-            next_partitions, moved_percent,
+            next_partitions, moved_percent, read_from_replicas,
         );
         tiered = self.with_certificates(tiered)?;
         tiered.validate().map_err(|error| self.refused(error))?;

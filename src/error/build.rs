@@ -57,6 +57,8 @@ pub enum BuildError {
     Partitions,
     /// The next number of partitions is not a power of two from 1 to 1,024, or is the current number.
     NextPartitions,
+    /// `read_from_replicas` with another class than `Bounded`.
+    ReadFromReplicas,
     /// A change of a bound that the cache does not have, with the name of the method.
     OtherBound(&'static str),
 }
@@ -133,6 +135,10 @@ impl fmt::Display for BuildError {
             Self::NextPartitions => f.write_str(
                 "next_partitions must be a power of two from 1 to 1,024, and another number than partitions: leave it \
                  out if the number of partitions does not change",
+            ),
+            Self::ReadFromReplicas => f.write_str(
+                "read_from_replicas needs the class Bounded, because a replica may lack the last changes: use \
+                 consistency(Consistency::Bounded(ttl)), or leave read_from_replicas out",
             ),
             Self::Heartbeat => {
                 f.write_str("heartbeat is out of range: use 50 milliseconds to 60 seconds")

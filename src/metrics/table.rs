@@ -74,6 +74,9 @@ metrics! {
     #[cfg(feature = "redis")]
     L2_FAILURES: Counter "hotset_l2_failures_total" ["operation"], "Calls to Redis that failed.";
     #[cfg(feature = "redis")]
+    L2_REPLICA_READS: Counter "hotset_l2_replica_reads_total" ["outcome"],
+        "Values requested from replicas: served, or left to the primary because the replica was behind, old, undecided or failed.";
+    #[cfg(feature = "redis")]
     L2_WAITS: Counter "hotset_l2_waits_total",
         "Waits for the load of another process.";
     #[cfg(feature = "redis")]

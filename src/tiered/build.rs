@@ -10,8 +10,11 @@ use crate::tiered::health::TierCounters;
 use crate::tiered::l2::calls::CallCounters;
 use crate::tiered::l2::circuit_breaker::CircuitBreaker;
 use crate::tiered::l2::codec_health::CodecHealth;
-use crate::tiered::l2::redis::{Hub, Layout, PartitionId, Redis, RedisSettings, Target, entropy};
+use crate::tiered::l2::redis::{
+    Hub, Layout, PartitionId, Redis, RedisSettings, ReplicaSettings, Target, entropy,
+};
 use crate::tiered::l2::remote::Peer;
+use crate::tiered::l2::replica_reads::ReplicaReadCounters;
 use crate::tiered::layout_change::LayoutChange;
 use crate::tiered::load_lease::Releases;
 use crate::tiered::partition::{Partition, Partitions};
@@ -60,6 +63,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             .get_or_insert_with(|| settings.namespace.clone());
         let name = name.clone();
         let me = entropy();
+        let replica_reads = Arc::<ReplicaReadCounters>::default();
         let count = partition_count(builder.partitions, &hub)?;
         let change = builder
             .next_partitions
@@ -74,6 +78,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             shared_settings: shared_settings(settings.consistency, &builder.codec.name),
             layout: Arc::default(),
             reads: Arc::default(),
+            replica_reads: replica_settings(&settings, &replica_reads),
         };
         let map = PartitionMap::new(count, change.clone());
         if map.len() > 1 {
@@ -108,6 +113,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         let inner = Inner {
             l1,
             calls,
+            replica_reads,
             codec: builder.codec,
             codec_health: CodecHealth::default(),
             read_lease: ReadLease::new(
@@ -171,6 +177,23 @@ pub(super) fn layout_change(
     Ok(Arc::new(LayoutChange::new(count, next, rollout.clone())))
 }
 
+/// Returns the settings of reads from replicas, if the cache reads from them.
+fn replica_settings(
+    settings: &TierSettings,
+    counters: &Arc<ReplicaReadCounters>,
+) -> Option<Arc<ReplicaSettings>> {
+    let Consistency::Bounded(bound) = settings.consistency else {
+        return None;
+    };
+    settings.read_from_replicas.then(|| {
+        Arc::new(ReplicaSettings {
+            max_age: bound / 2,
+            heartbeat: settings.heartbeat,
+            counters: Arc::clone(counters),
+        })
+    })
+}
+
 /// Describes the settings that all processes of a namespace should share. The bound of `Bounded` may differ.
 fn shared_settings(consistency: Consistency, codec: &str) -> String {
     let class = match consistency {
@@ -232,6 +255,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
             consistency,
             local_ttl,
             heartbeat,
+            read_from_replicas,
             ..
         } = &self.settings;
         check_namespace(namespace)?;
@@ -239,6 +263,9 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         self.partitions.map_or(Ok(()), check_partitions)?;
         if *consistency == Consistency::Bounded(Duration::ZERO) {
             return Err(BuildError::ZeroDuration("consistency"));
+        }
+        if *read_from_replicas && !matches!(consistency, Consistency::Bounded(_)) {
+            return Err(BuildError::ReadFromReplicas);
         }
         if *local_ttl == Some(Duration::ZERO) {
             return Err(BuildError::ZeroDuration("local_time_to_live"));

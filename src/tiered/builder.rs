@@ -148,6 +148,7 @@ impl<K, V> LocalCacheBuilder<K, V> {
             heartbeat: DEFAULT_HEARTBEAT,
             fails_over: false,
             rollout: Rollout::full(),
+            read_from_replicas: false,
         };
         TieredCacheBuilder {
             local: self,
@@ -477,6 +478,45 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         self
     }
 
+    /// Lets replicas serve values, in the class [`Bounded`](Consistency::Bounded). Default: off.
+    ///
+    /// The replicas of each primary are found by asking it, and read from in turn, with the login of the URL. The promise
+    /// of the class remains: an old value for at most `ttl`, and never one from before a change that this process has
+    /// made or received. Each heartbeat of this process leaves a mark on the primary, and a replica that has the mark has
+    /// all changes from before the heartbeat. So a value that a replica returns counts as read when the last heartbeat
+    /// began whose mark the replica has, and L1 keeps it for less time. A replica is not read from while that is more than
+    /// half of `ttl` ago. So `ttl` should be several [heartbeats](Self::heartbeat) long: with one of 5 seconds and
+    /// heartbeats of 500 milliseconds, a replica may be two seconds behind.
+    ///
+    /// Replicas serve reads that find a value. The primary serves all others, and those for which a replica does not have
+    /// a value, fails, is behind, or has not replied within a quarter of the [deadline](Self::deadline). A replica that
+    /// fails is not read from until it replies to a check in the background. Tags that were invalidated after a value was
+    /// loaded, and values that are too large to share a connection with small ones, also need the primary.
+    /// [`TierStats::replica_reads`](crate::TierStats::replica_reads) counts the outcomes.
+    ///
+    /// Replicas of a cluster also need the right `+readonly`.
+    ///
+    /// # Errors
+    ///
+    /// [`build`](Self::build) returns [`BuildError::ReadFromReplicas`] if the class is not `Bounded`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Consistency, LocalCache};
+    /// use std::time::Duration;
+    ///
+    /// let builder = LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis-cluster://127.0.0.1:7000,127.0.0.1:7001", "profiles")
+    ///     .consistency(Consistency::Bounded(Duration::from_secs(5)))
+    ///     .read_from_replicas(true);
+    /// ```
+    pub fn read_from_replicas(mut self, reads: bool) -> Self {
+        self.settings.read_from_replicas = reads;
+        self
+    }
+
     /// Sets the certificate, in PEM, of the authority that has signed the certificates of the servers. Default: the
     /// authorities that the machine trusts.
     ///
@@ -569,6 +609,7 @@ impl<K, V> std::fmt::Debug for TieredCacheBuilder<K, V> {
             .field("percent", &self.percent)
             .field("shadow", &self.shadow)
             .field("replicas", &self.replicas)
+            .field("read_from_replicas", &self.settings.read_from_replicas)
             .finish_non_exhaustive()
     }
 }

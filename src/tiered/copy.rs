@@ -78,15 +78,20 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     }
 
     /// Looks up keys by their names, without loading. A key that the next layout does not have is looked up in the old
-    /// one.
+    /// one. If `may_be_old`, the values may be of an earlier time, which the replies contain.
     pub(super) async fn look_up_names(
         &self,
         names: &[&[u8]],
+        may_be_old: bool,
     ) -> Vec<Result<LookupReply, RemoteError>> {
         let map = &self.partitions.map;
-        let requests = names
-            .iter()
-            .map(|name| (map.number_of(name), LookupRequest::without_load(name)));
+        let requests = names.iter().map(|name| {
+            let request = LookupRequest {
+                may_be_old,
+                ..LookupRequest::without_load(name)
+            };
+            (map.number_of(name), request)
+        });
         let requests: Vec<_> = requests.collect();
         let mut replies = self.partitions.lookup(&requests).await;
         let again: Vec<_> = (0..names.len())

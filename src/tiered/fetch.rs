@@ -202,11 +202,18 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         asked: Instant,
     ) -> L2Answer<K, V> {
         match answer {
-            LookupReply::Value { envelope, left, .. } => {
+            LookupReply::Value {
+                envelope,
+                left,
+                current_at,
+                ..
+            } => {
                 let loaded = self.decode(&envelope, request.key(), left);
                 request.close();
                 match loaded {
-                    Some(loaded) => L2Answer::Value(Fetched::found(loaded, asked)),
+                    Some(loaded) => {
+                        L2Answer::Value(Fetched::found(loaded, asked).since(current_at))
+                    }
                     None => Head::of(&envelope).map_or(L2Answer::L2Unavailable, |head| {
                         L2Answer::Unreadable(head.token)
                     }),
@@ -279,7 +286,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             consume_budget().await;
             return None;
         };
-        let reply = self.look_up_names(&[&name]).await.pop()?.ok()?;
+        let reply = self.look_up_names(&[&name], false).await.pop()?.ok()?;
         if let LookupReply::Value { envelope, left, .. } = reply {
             self.decode(&envelope, &name, left)?;
             // L2 counts whole milliseconds, so nothing may be left of a value that it still has.
@@ -315,11 +322,17 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
         let asked = Instant::now();
         let names: Vec<&[u8]> = missing.iter().map(|(_, _, _, name)| &**name).collect();
-        let answers = self.look_up_names(&names).await;
+        let may_be_old = self.settings.reads_from_replicas();
+        let answers = self.look_up_names(&names, may_be_old).await;
         let mut failure = None;
         for ((key, value, insertion, name), answer) in missing.into_iter().zip(answers) {
-            let (envelope, left) = match answer {
-                Ok(LookupReply::Value { envelope, left, .. }) => (envelope, left),
+            let (envelope, left, current_at) = match answer {
+                Ok(LookupReply::Value {
+                    envelope,
+                    left,
+                    current_at,
+                    ..
+                }) => (envelope, left, current_at),
                 Ok(_) => {
                     count(&self.counters.l2_misses);
                     continue;
@@ -331,7 +344,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             };
             if let Some(loaded) = self.decode(&envelope, &name, left) {
                 *value = Some(loaded.value.clone());
-                insertion.commit(key.clone(), self.for_l1(Fetched::found(loaded, asked)));
+                let fetched = Fetched::found(loaded, asked).since(current_at);
+                insertion.commit(key.clone(), self.for_l1(fetched));
             }
         }
         failure.map_or(Ok(()), Err)

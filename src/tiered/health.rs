@@ -5,6 +5,7 @@ use crate::stats::histogram::{AtomicHistogram, DurationHistogram};
 use crate::stats::serialize::optional_seconds;
 use crate::tiered::l2::calls::L2Calls;
 use crate::tiered::l2::remote::RemoteError;
+use crate::tiered::l2::replica_reads::ReplicaReads;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -248,6 +249,8 @@ macro_rules! counters {
             pub load_times: DurationHistogram,
             /// The numbers and durations of calls to Redis, by operation.
             pub calls: L2Calls,
+            /// The numbers of values that were requested from replicas, by outcome.
+            pub replica_reads: ReplicaReads,
         }
 
         /// The counters of one cache, as they are counted.
@@ -259,13 +262,19 @@ macro_rules! counters {
 
         impl TierCounters {
             /// Returns a snapshot, with the statistics that are counted elsewhere.
-            pub(crate) fn snapshot(&self, calls: L2Calls, abandoned_loads: u64) -> TierStats {
+            pub(crate) fn snapshot(
+                &self,
+                calls: L2Calls,
+                replica_reads: ReplicaReads,
+                abandoned_loads: u64,
+            ) -> TierStats {
                 TierStats {
                     $($name: self.$name.load(Relaxed),)*
                     abandoned_loads,
                     l2_failures: calls.failures(),
                     load_times: self.load_times.snapshot(),
                     calls,
+                    replica_reads,
                 }
             }
         }

@@ -138,6 +138,7 @@ impl InvalidatorBuilder {
             shared_settings: String::new(),
             layout: Arc::default(),
             reads: Arc::default(),
+            replica_reads: None,
         };
         let hub = target.into_hub(&runtime);
         let count = partition_count(self.partitions, &hub)?;

@@ -49,6 +49,17 @@ impl<V> Fetched<V> {
         }
     }
 
+    /// Returns the same for a value that was current at an earlier time, if there is one.
+    pub(super) fn since(mut self, current_at: Option<Instant>) -> Self {
+        if let Some(current_at) = current_at {
+            // The age of the value is that at the time of the reply. `for_l1` adds the time since `current_at`.
+            let before = self.current_at.saturating_duration_since(current_at);
+            self.loaded.age = self.loaded.age.saturating_sub(saturating_nanos(before));
+            self.current_at = self.current_at.min(current_at);
+        }
+        self
+    }
+
     /// Creates one from a value whose load began at this time and has just ended.
     pub(super) fn loaded(mut loaded: Loaded<V>, begun: Instant) -> Self {
         loaded.load_time = saturating_nanos(begun.elapsed());

@@ -51,6 +51,7 @@ impl<K, V> LeaseRequest<K, V> {
             unreadable,
             head_only: false,
             in_order: false,
+            may_be_old: self.inner.settings.reads_from_replicas(),
         }
     }
 
@@ -59,6 +60,7 @@ impl<K, V> LeaseRequest<K, V> {
     pub(crate) fn request_in_order(&self) -> LookupRequest<'_> {
         LookupRequest {
             in_order: true,
+            may_be_old: false,
             ..self.lookup_request(None)
         }
     }
@@ -67,6 +69,7 @@ impl<K, V> LeaseRequest<K, V> {
     pub(crate) fn head_request(&self) -> LookupRequest<'_> {
         LookupRequest {
             head_only: true,
+            may_be_old: false,
             ..self.lookup_request(None)
         }
     }

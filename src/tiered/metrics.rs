@@ -6,9 +6,9 @@ use crate::metrics::table::{
     BACKPLANE_EVENTS, BACKPLANE_GAPS, BACKPLANE_PROVEN, BACKPLANE_PROVEN_SECONDS,
     BACKPLANE_SUBSCRIPTIONS, BREAKER_OPEN, HITS, INVALIDATION_OVERFLOWS, INVALIDATIONS,
     INVALIDATIONS_QUEUED, L1_INVALIDATIONS, L2_ALTERED, L2_CALL_SECONDS, L2_COPIES, L2_FAILURES,
-    L2_FILLS, L2_UNENCODABLE, L2_UNLEASED_VALUES, L2_UNREADABLE, L2_UNSTORABLE, L2_WAITS, MISSES,
-    MOVED_PERCENT, OVERDUE_LOADS, PARTITIONS, PARTITIONS_COLD, PARTITIONS_PROVEN, ROLLOUT_PERCENT,
-    SHADOW, SHADOW_ON, UNPROVEN_READS, WARNINGS,
+    L2_FILLS, L2_REPLICA_READS, L2_UNENCODABLE, L2_UNLEASED_VALUES, L2_UNREADABLE, L2_UNSTORABLE,
+    L2_WAITS, MISSES, MOVED_PERCENT, OVERDUE_LOADS, PARTITIONS, PARTITIONS_COLD, PARTITIONS_PROVEN,
+    ROLLOUT_PERCENT, SHADOW, SHADOW_ON, UNPROVEN_READS, WARNINGS,
 };
 use crate::metrics::{MetricsSource, ReadSamples, Sample, Watch};
 use crate::tiered::{BlockingCache, Health, Inner, RemoteKey, RemoteValue, TierStats, TieredCache};
@@ -86,6 +86,9 @@ fn tier_samples(tier: &TierStats) -> Vec<Sample> {
             operation,
             calls.failures,
         ));
+    }
+    for (outcome, count) in tier.replica_reads.iter() {
+        samples.push(Sample::labeled_counter(&L2_REPLICA_READS, outcome, count));
     }
     samples
 }

@@ -36,6 +36,7 @@ pub use crate::tiered::invalidator::{Invalidator, InvalidatorBuilder, RemoteEntr
 pub use crate::tiered::l2::calls::{CallStats, L2Calls};
 pub use crate::tiered::l2::redis::{RedisHub, RedisHubBuilder, RedisServer};
 pub use crate::tiered::l2::remote::RemoteError;
+pub use crate::tiered::l2::replica_reads::ReplicaReads;
 pub use blocking::BlockingCache;
 pub use builder::TieredCacheBuilder;
 pub use health::{Health, PartitionHealth, TierStats, Warning};
@@ -54,6 +55,7 @@ use crate::tiered::l2::calls::CallCounters;
 use crate::tiered::l2::codec_health::CodecHealth;
 use crate::tiered::l2::envelope::EnvelopeCodec;
 use crate::tiered::l2::remote::{Peer, Token};
+use crate::tiered::l2::replica_reads::ReplicaReadCounters;
 use crate::tiered::load_lease::Releases;
 use crate::tiered::partition::{Partition, Partitions};
 use crate::tiered::refresh_by_rule::RefreshThrottle;
@@ -146,6 +148,7 @@ struct Inner<K, V> {
     partitions: Partitions,
     /// The counters of all calls to L2.
     calls: Arc<CallCounters>,
+    replica_reads: Arc<ReplicaReadCounters>,
     codec: EnvelopeCodec<K, V>,
     codec_health: CodecHealth,
     settings: TierSettings,
@@ -320,8 +323,9 @@ impl<K, V> Inner<K, V> {
     }
 
     fn tier_stats(&self) -> TierStats {
+        let (calls, replica_reads) = (self.calls.snapshot(), self.replica_reads.snapshot());
         self.counters
-            .snapshot(self.calls.snapshot(), self.bulkhead.abandoned().1)
+            .snapshot(calls, replica_reads, self.bulkhead.abandoned().1)
     }
 
     /// Returns the partition of the key with this name.

@@ -18,12 +18,20 @@ pub(super) struct TierSettings {
     /// `true` if another server may become the primary while the old one still answers.
     pub(super) fails_over: bool,
     pub(super) rollout: Rollout,
+    /// `true` if replicas may serve values.
+    pub(super) read_from_replicas: bool,
 }
 
 impl TierSettings {
     /// Returns the duration of a read lease: two heartbeats.
     pub(super) fn read_lease(&self) -> Duration {
         self.heartbeat * 2
+    }
+
+    /// Returns `true` if replicas may serve values now. In shadow mode they may not, because an older value would count
+    /// as a different one.
+    pub(super) fn reads_from_replicas(&self) -> bool {
+        self.read_from_replicas && !self.rollout.is_shadow()
     }
 
     /// Returns the duration for which a heartbeat registers this process as a reader, for which writers wait. It is zero

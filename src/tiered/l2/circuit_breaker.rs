@@ -170,6 +170,30 @@ impl CircuitBreaker {
         &self,
         requests: &[LookupRequest<'_>],
     ) -> Result<Vec<LookupReply>, RemoteError> {
+        if self.is_open() || !requests.iter().any(|request| request.may_be_old) {
+            return self.look_up_on_primary(requests).await;
+        }
+        // Not counted as a call, because it says nothing about the primary.
+        let found = self.remote.look_up_on_replicas(requests).await?;
+        let rest = requests.iter().zip(&found);
+        let rest = rest.filter(|(_, found)| found.is_none());
+        let rest: Vec<_> = rest.map(|(request, _)| *request).collect();
+        let mut replies = match rest[..] {
+            [] => Vec::new(),
+            _ => self.look_up_on_primary(&rest).await?,
+        }
+        .into_iter();
+        let found = found.into_iter();
+        let all = found.map(|found| found.or_else(|| replies.next()));
+        Ok(all
+            .map(|reply| reply.unwrap_or(LookupReply::None))
+            .collect())
+    }
+
+    async fn look_up_on_primary(
+        &self,
+        requests: &[LookupRequest<'_>],
+    ) -> Result<Vec<LookupReply>, RemoteError> {
         let call = self.remote.lookup(requests);
         let replies = self.call(Operation::Lookup, call).await?;
         let replies = self.note_refusals(replies).into_iter();
@@ -286,6 +310,12 @@ mod tests {
             &'a self,
             _: &'a [LookupRequest<'a>],
         ) -> RemoteFuture<'a, Vec<Result<LookupReply, RemoteError>>> {
+            unreachable!()
+        }
+        fn look_up_on_replicas<'a>(
+            &'a self,
+            _: &'a [LookupRequest<'a>],
+        ) -> RemoteFuture<'a, Vec<Option<LookupReply>>> {
             unreachable!()
         }
         fn fill<'a>(

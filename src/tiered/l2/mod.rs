@@ -7,3 +7,4 @@ pub(crate) mod envelope;
 pub(crate) mod fuzzing;
 pub(crate) mod redis;
 pub(crate) mod remote;
+pub(crate) mod replica_reads;

@@ -4,7 +4,7 @@ use crate::tiered::health::Warning;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Distinguishes the state of a namespace from its state before it was lost, by a restart or by eviction.
@@ -25,7 +25,7 @@ pub(crate) fn write_number(token: &Token) -> u64 {
 }
 
 /// A position in the order of a namespace's invalidations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Position {
     pub(crate) incarnation: Incarnation,
     pub(crate) version: u64,
@@ -95,6 +95,8 @@ pub(crate) struct LookupRequest<'a> {
     pub(crate) head_only: bool,
     /// `true` if the requests of the call have to be answered in their order.
     pub(crate) in_order: bool,
+    /// `true` if the value may be of an earlier time, which the reply contains.
+    pub(crate) may_be_old: bool,
 }
 
 impl<'a> LookupRequest<'a> {
@@ -106,6 +108,7 @@ impl<'a> LookupRequest<'a> {
             unreadable: None,
             head_only: false,
             in_order: false,
+            may_be_old: false,
         }
     }
 }
@@ -118,6 +121,8 @@ pub(crate) enum LookupReply {
         left: Option<Duration>,
         /// The version of the namespace when the value was read.
         version: u64,
+        /// A time before the request at which the value was current. `None` if it was current after the request.
+        current_at: Option<Instant>,
     },
     /// The caller has the lease of the load, and writes the value with this head.
     LeaseGranted {
@@ -238,6 +243,13 @@ pub(crate) trait Remote: Send + Sync + 'static {
         &'a self,
         requests: &'a [LookupRequest<'a>],
     ) -> RemoteFuture<'a, Vec<Result<LookupReply, RemoteError>>>;
+
+    /// Looks up those of several keys whose values may be of an earlier time, without the server that the other calls
+    /// need. Returns `None` for each request that [`lookup`](Self::lookup) has to serve. It does not fail.
+    fn look_up_on_replicas<'a>(
+        &'a self,
+        requests: &'a [LookupRequest<'a>],
+    ) -> RemoteFuture<'a, Vec<Option<LookupReply>>>;
 
     /// Stores loaded values. Each is stored only if its lease, or the value that it replaces, is still under the key,
     /// and if neither the key nor a tag of the value was invalidated since the lease was granted. Returns for each

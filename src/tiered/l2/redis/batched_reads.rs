@@ -6,6 +6,7 @@
 use crate::tiered::l2::redis::Redis;
 use crate::tiered::l2::redis::batching::{Batched, Batches, only};
 use crate::tiered::l2::redis::plain_read::PlainReplies;
+use crate::tiered::l2::redis::replica_read::ReplicaRead;
 use crate::tiered::l2::redis::transfer::ParsedReply;
 use crate::tiered::l2::remote::{Fill, LookupReply, LookupRequest, RemoteError, Token};
 use std::sync::Arc;
@@ -15,33 +16,37 @@ use std::sync::Arc;
 pub(crate) struct BatchedReads {
     plain: Batches<BatchedRead>,
     by_script: Batches<BatchedLookup>,
+    pub(super) on_replicas: Batches<ReplicaRead>,
 }
 
 /// A request for one value.
-struct OwnedRequest {
+pub(super) struct OwnedRequest {
     key: Box<[u8]>,
     lease_token: Option<Token>,
     unreadable: Option<Token>,
     head_only: bool,
+    may_be_old: bool,
 }
 
 impl OwnedRequest {
-    fn new(request: &LookupRequest<'_>) -> Self {
+    pub(super) fn new(request: &LookupRequest<'_>) -> Self {
         Self {
             key: request.key.into(),
             lease_token: request.lease_token,
             unreadable: request.unreadable,
             head_only: request.head_only,
+            may_be_old: request.may_be_old,
         }
     }
 
-    fn borrow(&self) -> LookupRequest<'_> {
+    pub(super) fn borrow(&self) -> LookupRequest<'_> {
         LookupRequest {
             key: &self.key,
             lease_token: self.lease_token,
             unreadable: self.unreadable,
             head_only: self.head_only,
             in_order: false,
+            may_be_old: self.may_be_old,
         }
     }
 }

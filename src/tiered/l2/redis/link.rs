@@ -4,6 +4,7 @@ use crate::tiered::l2::redis::connector::Connector;
 use crate::tiered::l2::redis::flow_control::FlowControl;
 use crate::tiered::l2::redis::longest_deadline::LongestDeadline;
 use crate::tiered::l2::redis::primary_resolver::PrimaryResolver;
+use crate::tiered::l2::redis::replicas::Replicas;
 use crate::tiered::l2::redis::transfer::{BULK_WINDOW, SMALL_WINDOW};
 use crate::tiered::l2::redis::url::ServerUrl;
 use std::sync::Arc;
@@ -18,6 +19,9 @@ pub(super) struct Link {
     /// Flow control of the connection for large values.
     pub(super) bulk: FlowControl,
     pub(super) deadline: Arc<LongestDeadline>,
+    /// The replicas of the primary, for caches that read from them.
+    pub(super) replicas: Replicas,
+    pub(super) runtime: Handle,
     /// The task that watches for failovers, if the servers announce them.
     failover_watch: Option<JoinHandle<()>>,
 }
@@ -37,6 +41,8 @@ impl Link {
             connector,
             small: FlowControl::new(SMALL_WINDOW, runtime.clone()),
             bulk: FlowControl::new(BULK_WINDOW, runtime.clone()),
+            replicas: Replicas::new(Arc::clone(url), Arc::clone(&deadline)),
+            runtime: runtime.clone(),
             deadline,
         }
     }

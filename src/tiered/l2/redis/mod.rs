@@ -12,6 +12,9 @@ mod connection;
 mod connector;
 mod expected_size;
 mod flow_control;
+mod freshness;
+#[cfg(test)]
+mod freshness_model;
 mod hub;
 mod hub_builder;
 mod invalidation;
@@ -24,6 +27,8 @@ mod namespace_state;
 mod plain_read;
 mod primary_resolver;
 mod renewal;
+mod replica_read;
+mod replicas;
 mod round_trip;
 mod route;
 mod routed_messages;
@@ -46,6 +51,7 @@ pub(crate) use crate::tiered::l2::redis::hub::{Hub, Target};
 pub(crate) use crate::tiered::l2::redis::layout::Layout;
 pub(crate) use crate::tiered::l2::redis::names::PartitionId;
 pub(crate) use crate::tiered::l2::redis::namespace_state::NamespaceState;
+pub(crate) use crate::tiered::l2::redis::replica_read::ReplicaSettings;
 pub(crate) use crate::tiered::l2::redis::url::Certificates;
 
 use crate::random;
@@ -60,6 +66,7 @@ use crate::tiered::l2::redis::longest_deadline::IncludedDeadline;
 use crate::tiered::l2::redis::names::Names;
 use crate::tiered::l2::redis::plain_read::PlainReads;
 use crate::tiered::l2::redis::renewal::{Renewals, Upkeep};
+use crate::tiered::l2::redis::replica_read::ReplicaReading;
 use crate::tiered::l2::redis::round_trip::{PriorityClass, RoundTrip};
 use crate::tiered::l2::redis::route::Route;
 use crate::tiered::l2::redis::routed_messages::RoutedMessages;
@@ -151,6 +158,8 @@ pub(crate) struct Redis {
     /// Expected size of a value in the reply to a request.
     value_size: ExpectedSize,
     plain_reads: PlainReads,
+    /// `None` if the cache does not read from replicas.
+    replica_reading: Option<Arc<ReplicaReading>>,
     fills: Batches<BatchedFill>,
     invalidations: Batches<BatchedInvalidation>,
     renewals: Arc<Renewals>,
@@ -182,6 +191,8 @@ pub(crate) struct RedisSettings {
     pub(crate) layout: Arc<Layout>,
     /// The reads of all partitions.
     pub(crate) reads: Arc<BatchedReads>,
+    /// `None` if the cache does not read from replicas.
+    pub(crate) replica_reads: Option<Arc<ReplicaSettings>>,
 }
 
 impl RedisSettings {
@@ -214,11 +225,13 @@ impl Redis {
             deadline: settings.deadline,
             max_wait: settings.lease.min(MAX_QUEUE_TIME),
         };
+        let replica_reads = settings.replica_reads.clone();
         Self {
             partition,
             names,
             own_id,
             limits,
+            replica_reading: replica_reads.map(|it| Arc::new(ReplicaReading::new(it))),
             value_size: ExpectedSize::new(MAX_SMALL_VALUE_SIZE / 4),
             plain_reads: PlainReads::new(),
             fills: Batches::default(),
@@ -263,11 +276,15 @@ impl Redis {
         Ok(Box::new(RoutedMessages {
             messages: subscription,
             changes,
+            replica_reading: self.replica_reading.clone(),
         }))
     }
 
     /// Notes the position of the namespace that a reply contains.
     fn note_position(&self, at: Position) {
+        if let Some(reading) = &self.replica_reading {
+            reading.note_position(at);
+        }
         let before = self.position.lock().replace(at);
         if before.is_some_and(|before| before.incarnation != at.incarnation) {
             // A server has lost its keys.
@@ -345,6 +362,13 @@ impl Remote for Arc<Redis> {
         requests: &'a [LookupRequest<'a>],
     ) -> RemoteFuture<'a, Vec<Result<LookupReply, RemoteError>>> {
         Box::pin(self.lookup_all(requests))
+    }
+
+    fn look_up_on_replicas<'a>(
+        &'a self,
+        requests: &'a [LookupRequest<'a>],
+    ) -> RemoteFuture<'a, Vec<Option<LookupReply>>> {
+        Box::pin(async { Ok(self.read_on_replicas(requests).await) })
     }
 
     fn fill<'a>(

@@ -66,9 +66,17 @@ impl<'a> State<'a> {
         })
     }
 
+    /// Returns the position of the namespace.
+    pub(super) fn position(&self) -> Position {
+        Position {
+            incarnation: self.incarnation,
+            version: self.version,
+        }
+    }
+
     /// Decides what a script would reply to a request at the time `now` of the server. `bytes` are the entry, or its
     /// beginning if `is_cut`. Returns `None` if a script has to decide.
-    fn decide(
+    pub(super) fn decide(
         &self,
         request: &LookupRequest<'_>,
         mut bytes: Vec<u8>,
@@ -107,6 +115,7 @@ impl<'a> State<'a> {
             envelope: bytes,
             left,
             version: self.version,
+            current_at: None,
         })
     }
 }
@@ -154,6 +163,17 @@ impl PlainReads {
                 self.decided.store(next, Relaxed);
             }
         }
+    }
+
+    /// Checks whether each value fits into this many bytes, as far as it is known.
+    pub(super) fn are_whole(&self, max_bytes: usize) -> bool {
+        let largest = self.largest.load(Relaxed);
+        largest.saturating_add(DEADLINE_LEN as u64) <= max_bytes as u64
+    }
+
+    /// Notes the size of the largest value.
+    pub(super) fn note_largest(&self, state: &State<'_>) {
+        self.largest.store(state.largest, Relaxed);
     }
 
     /// Forgets the size of the largest value, so that the next read does not ask for whole values.
@@ -208,8 +228,7 @@ impl Redis {
         requests: &[LookupRequest<'_>],
     ) -> Result<PlainReplies, RemoteError> {
         let (round_trip, max_bytes) = self.small_round_trip(requests.len());
-        let largest = self.plain_reads.largest.load(Relaxed);
-        let is_whole = largest.saturating_add(DEADLINE_LEN as u64) <= max_bytes as u64;
+        let is_whole = self.plain_reads.are_whole(max_bytes);
         let calls = |_: &Connection| {
             let names = requests.iter().map(|request| self.names.entry(request.key));
             if is_whole {
@@ -227,11 +246,8 @@ impl Redis {
         let state = state.as_deref().and_then(State::parse);
         let state = state.filter(|state| state.history == server.history.as_bytes());
         if let Some(state) = &state {
-            self.plain_reads.largest.store(state.largest, Relaxed);
-            self.note_position(Position {
-                incarnation: state.incarnation,
-                version: state.version,
-            });
+            self.plain_reads.note_largest(state);
+            self.note_position(state.position());
         }
         let now = server.clock.latest_time(2 * self.settings.read_lease);
         let decide = |(request, entry): (&LookupRequest<'_>, Option<Vec<u8>>)| {
@@ -239,8 +255,7 @@ impl Redis {
             let range = range(request, max_bytes);
             let is_cut = !is_whole && bytes.len() > range;
             // The script replaces a value that the caller cannot read, or that is too large.
-            let is_readable = request.unreadable.is_none()
-                && bytes.len() <= self.settings.max_size.saturating_add(DEADLINE_LEN);
+            let is_readable = request.unreadable.is_none() && self.is_readable(&bytes);
             is_readable.then(|| state.decide(request, bytes, is_cut, now))?
         };
         let mut entries = entries.into_iter();
@@ -251,6 +266,11 @@ impl Redis {
             replies: replies.collect(),
             refusal,
         })
+    }
+
+    /// Checks whether a value is not too large for this cache.
+    pub(super) fn is_readable(&self, entry: &[u8]) -> bool {
+        entry.len() <= self.settings.max_size.saturating_add(DEADLINE_LEN)
     }
 
     /// Returns the calls of a plain read that replies with whole values.
@@ -305,7 +325,7 @@ fn parse_entries(replies: Replies, is_whole: bool) -> (Vec<Option<Vec<u8>>>, Opt
 }
 
 /// Returns the bytes of a string. A key that does not exist counts as an empty one.
-fn bytes(value: Value) -> Option<Vec<u8>> {
+pub(super) fn bytes(value: Value) -> Option<Vec<u8>> {
     match value {
         Value::BulkString(bytes) => Some(bytes),
         Value::Nil => Some(Vec::new()),

@@ -2,8 +2,9 @@
 
 use crate::tiered::l2::envelope::millis;
 use crate::tiered::l2::redis::batching::{BatchOwner, Batched, Batches, only};
-use crate::tiered::l2::redis::connection::Connection;
+use crate::tiered::l2::redis::connection::{Connection, ServerInfo};
 use crate::tiered::l2::redis::longest_deadline::LongestDeadline;
+use crate::tiered::l2::redis::replicas::CheckLimits;
 use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, RoundTrip};
 use crate::tiered::l2::redis::{
     CALL_OVERHEAD, RENEW, Redis, malformed_reply, parse, position, script_call,
@@ -153,6 +154,8 @@ impl Redis {
     }
 
     async fn renew_all(&self, renewals: &[Renewal]) -> Result<Vec<()>, RemoteError> {
+        // Before the primary is checked.
+        let begun = Instant::now();
         // The time at which the call was sent.
         let asked = Mutex::new(Instant::now());
         let calls = |connection: &Connection| {
@@ -173,17 +176,39 @@ impl Redis {
         }
         let renewals = renewals.iter().zip(replies);
         renewals
-            .map(|(renewal, reply)| renewal.complete(reply))
+            .map(|(renewal, reply)| renewal.complete(reply, (begun, &server)))
             .collect()
+    }
+}
+
+impl Redis {
+    /// Checks the replicas of the primary in the background.
+    fn check_replicas(&self) {
+        if let (Some(link), Some(settings)) = (self.route.last(), &self.settings.replica_reads) {
+            link.check_replicas(CheckLimits {
+                interval: settings.heartbeat / 4 * 3,
+                deadline: self.settings.deadline,
+                max_lag: settings.max_age,
+            });
+        }
     }
 }
 
 impl Renewal {
     /// Notes what a reply says about the namespace.
-    fn complete(&self, reply: Value) -> Result<(), RemoteError> {
+    fn complete(
+        &self,
+        reply: Value,
+        renewed: (Instant, &Arc<ServerInfo>),
+    ) -> Result<(), RemoteError> {
         let reply: (_, _, Option<Vec<String>>, u8) = parse(reply)?;
         let (id, version, others, is_refused) = reply;
-        self.redis.note_position(position(id, version)?);
+        let at = position(id, version)?;
+        self.redis.note_position(at);
+        if let Some(reading) = &self.redis.replica_reading {
+            reading.note_renewal(at, renewed);
+            self.redis.check_replicas();
+        }
         if let Some(others) = others {
             let layout = &self.redis.settings.layout;
             if !layout.is_noted_separately() {

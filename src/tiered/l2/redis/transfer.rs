@@ -370,6 +370,7 @@ fn parse_reply(request: &LookupRequest<'_>, reply: Value) -> Result<ParsedReply,
                 left: u64::try_from(left).ok().map(Duration::from_millis),
                 envelope,
                 version: parse(part()?)?,
+                current_at: None,
             }
         }
         2 => LookupReply::LeasedElsewhere {
@@ -395,6 +396,7 @@ fn parse_reply(request: &LookupRequest<'_>, reply: Value) -> Result<ParsedReply,
                 left: None,
                 envelope: parse(part()?)?,
                 version: parse(part()?)?,
+                current_at: None,
             }
         }
         _ => return Err(malformed_reply()),
