@@ -23,6 +23,7 @@ mod plain_reads;
 mod processes;
 mod reconnect;
 mod refresh;
+mod replica_reads;
 mod rollout;
 mod statistics;
 mod traces;

@@ -9,8 +9,8 @@
 //! 3. A position that this process has learned from its own changes, or from events, is also one that the replica needs.
 //!    So no read returns a value that this process has replaced before.
 //!
-//! The position and the time of the renewal have to be noted before the read is sent. `freshness_model.rs` explores this
-//! in all schedules of a few events.
+//! A renewal counts only if its reply has arrived before the read is sent. `freshness_model.rs` explores this in all
+//! schedules of a few events.
 
 use crate::tiered::l2::remote::Position;
 
