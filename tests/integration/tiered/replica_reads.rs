@@ -12,10 +12,10 @@ use support::caches::wait_until_proven;
 /// The deadline of caches whose replica does not reply. It is long, because the primary replies.
 const PAUSED_DEADLINE: Duration = Duration::from_secs(8);
 
-/// Returns the builder of a cache that reads from replicas, and whose L1 has room for one entry.
+/// Returns the builder of a cache that reads from replicas, and has no L1.
 fn reading(url: &str, class: Consistency) -> TieredCacheBuilder<u64, u64> {
     let cache = builder_with(url, class, |local| {
-        local.capacity(1).time_to_live(LONG_LEASE)
+        local.capacity(0).time_to_live(LONG_LEASE)
     });
     cache.heartbeat(SHORT_HEARTBEAT).read_from_replicas(true)
 }
@@ -67,8 +67,6 @@ fn counts(cache: &TieredCache<u64, u64>) -> ReplicaReads {
 async fn read_from_replica(cache: &TieredCache<u64, u64>, key: u64, expected: u64) {
     let served = counts(cache).served;
     soon_async("a replica serves the key", || async {
-        // The entry of another key takes the place of this one in L1.
-        cache.get(&(key + 1_000)).await;
         let read = cache.get(&key).await;
         assert_eq!(read, Some(expected), "{:?}", counts(cache));
         counts(cache).served > served
@@ -132,7 +130,6 @@ async fn process_sees_its_own_changes_although_the_replica_lacks_them() {
     pair.between.cut(Cut::All);
     let behind = counts(&cache).behind;
     assert!(cache.insert(1, 11).await.is_acknowledged());
-    cache.get(&4).await;
     assert_eq!(cache.get(&1).await, Some(11));
     assert!(cache.invalidate(&2).await.is_acknowledged());
     assert_eq!(cache.get(&2).await, None);
@@ -172,7 +169,9 @@ async fn process_that_knows_of_no_change_reads_an_old_value_for_its_bound_at_mos
     const BOUND: Duration = Duration::from_millis(1_500);
     let pair = Pair::start().await;
     let near = Proxy::start(pair.primary.address()).await;
-    let reader = reading(&near.url(), Consistency::Bounded(BOUND));
+    let class = Consistency::Bounded(BOUND);
+    let reader = builder_with(&near.url(), class, |local| local.time_to_live(LONG_LEASE));
+    let reader = reader.heartbeat(SHORT_HEARTBEAT).read_from_replicas(true);
     let reader = reader.deadline(Duration::from_millis(400)).build().unwrap();
     let writer = builder::<u64>(&pair.primary.url(), MINUTE).build().unwrap();
     wait_until_proven(&reader).await;
@@ -197,7 +196,6 @@ async fn process_that_knows_of_no_change_reads_an_old_value_for_its_bound_at_mos
         if begun > changed + 2 * BOUND {
             break;
         }
-        reader.get_or_load_async(&2, load).await.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(pair.replica.entries("test").len(), 1);
@@ -263,7 +261,6 @@ async fn replica_that_dies_or_lacks_its_primary_costs_no_read() {
     let () = pair.replica.command(&[b"REPLICAOF", b"NO", b"ONE"]);
     cache.insert(1, 2).await;
     for _ in 0..20 {
-        cache.get(&2).await;
         assert_eq!(cache.get(&1).await, Some(2));
     }
 }
@@ -280,7 +277,6 @@ async fn reads_are_spread_over_several_replicas() {
     for server in [&pair.replica, &second] {
         let calls = calls_of(server, "mget");
         soon_async("the replica is read from", || async {
-            cache.get(&1_001).await;
             assert_eq!(cache.get(&1).await, Some(10));
             calls_of(server, "mget") > calls
         })
@@ -354,7 +350,6 @@ async fn cache_without_a_replica_or_without_rights_there_reads_from_the_primary(
         let renewals = || cache.tier_stats().calls.renew.times.count();
         let before = renewals();
         soon("the replica is checked", || renewals() > before + 3).await;
-        cache.get(&2).await;
         assert_eq!(cache.get(&1).await, Some(10));
         assert_eq!(counts(&cache), ReplicaReads::default());
         assert!(cache.health().last_error.is_none());
