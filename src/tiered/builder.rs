@@ -481,20 +481,20 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// Lets replicas serve values, in the class [`Bounded`](Consistency::Bounded). Default: off.
     ///
     /// The replicas of each primary are found by asking it, and read from in turn, with the login of the URL. The promise
-    /// of the class remains: an old value for at most `ttl`, and never one from before a change that this process has
-    /// made or received. Each heartbeat of this process leaves a mark on the primary, and a replica that has the mark has
-    /// all changes from before the heartbeat. So a value that a replica returns counts as read when the last heartbeat
-    /// began whose mark the replica has, and L1 keeps it for less time. A replica is not read from while that is more than
-    /// half of `ttl` ago. So `ttl` should be several [heartbeats](Self::heartbeat) long: with one of 5 seconds and
-    /// heartbeats of 500 milliseconds, a replica may be two seconds behind.
+    /// of the class remains: an old value for at most `ttl`, and never one that this process has replaced, or whose
+    /// invalidation it has received. Each heartbeat reports the number of changes so far, and a replica that has as many
+    /// has all changes from before the heartbeat. So a value of a replica counts as read when the last heartbeat began,
+    /// and L1 keeps it for less time. Replicas are not read from while that is more than half of `ttl` ago, so `ttl`
+    /// should be several [heartbeats](Self::heartbeat) long.
     ///
-    /// Replicas serve reads that find a value. The primary serves all others, and those for which a replica does not have
-    /// a value, fails, is behind, or has not replied within a quarter of the [deadline](Self::deadline). A replica that
-    /// fails is not read from until it replies to a check in the background. Tags that were invalidated after a value was
-    /// loaded, and values that are too large to share a connection with small ones, also need the primary.
-    /// [`TierStats::replica_reads`](crate::TierStats::replica_reads) counts the outcomes.
+    /// Replicas serve reads that find a value. The primary serves all others, and those for which a replica fails, lacks a
+    /// change, or has not replied within a quarter of the [deadline](Self::deadline). A replica that fails is not read
+    /// from until it replies to a check in the background. Values whose tags may be invalid, and values of a namespace
+    /// with some that are too large to share a connection with small ones, also need the primary. With many changes a
+    /// second, replicas often lack the last one. [`TierStats::replica_reads`](crate::TierStats::replica_reads) counts the
+    /// outcomes.
     ///
-    /// Replicas of a cluster also need the right `+readonly`.
+    /// In a cluster, the user also needs the right `+readonly`.
     ///
     /// # Errors
     ///

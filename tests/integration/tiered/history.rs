@@ -40,7 +40,7 @@ fn class(name: &str) -> Consistency {
     match name {
         "realtime" | "realtime-wait" => Consistency::Realtime,
         "l2only" => Consistency::L2Only,
-        "bounded" => Consistency::Bounded(BOUND),
+        "bounded" | "bounded-replicas" => Consistency::Bounded(BOUND),
         // This class is weaker than the one that the history is checked against, so the checker must detect it.
         "planted" => MINUTE,
         _ => unreachable!("{name}"),
@@ -105,6 +105,7 @@ pub(crate) async fn work(url: &str, database: Database, words: &[&str]) {
         |local: LocalCacheBuilder<_, _>| local.refresh_after(Duration::from_millis(20));
     let cache = builder_with::<u64>(url, class(consistency), refresh_after);
     let cache = cache.replicas(u64::from(consistency == "realtime-wait"));
+    let cache = cache.read_from_replicas(consistency == "bounded-replicas");
     let cache = with_layout(cache, layout);
     let actor = Actor {
         cache: cache
@@ -343,6 +344,8 @@ impl Workers {
 struct Run {
     server: Server,
     proxies: Vec<Proxy>,
+    /// The replica of the server, and the proxy between them, for workers that read from it.
+    replica: Option<(Server, Proxy)>,
     workers: Workers,
     random: SmallRng,
 }
@@ -355,9 +358,17 @@ impl Run {
             proxies.push(Proxy::start(server.address()).await);
         }
         let urls = proxies.iter().map(Proxy::url).collect();
+        let mut replica = None;
+        if consistency == "bounded-replicas" {
+            let between = Proxy::start(server.address()).await;
+            let port = between.port().to_string();
+            let of = ["--replicaof", "127.0.0.1", &port];
+            replica = Some((Server::start_with(&of), between));
+        }
         Self {
             server,
             proxies,
+            replica,
             workers: Workers::start(consistency, urls, Duration::from_millis(100)),
             random: SmallRng::from_rng(&mut rand::rng()),
         }
@@ -371,6 +382,9 @@ impl Run {
 
     /// Injects a random failure and repairs it.
     async fn fail(&mut self) {
+        if self.replica.is_some() && self.random.random_range(0..2) == 0 {
+            return self.fail_replica().await;
+        }
         let at = self.random.random_range(0..self.proxies.len());
         match self.random.random_range(0..10) {
             0..3 => {
@@ -400,6 +414,27 @@ impl Run {
                 self.server.restart();
             }
             _ => self.workers.replace(at),
+        }
+    }
+}
+
+impl Run {
+    /// Injects a random failure of the replica and repairs it.
+    async fn fail_replica(&mut self) {
+        let what = self.random.random_range(0..4);
+        let (replica, between) = self.replica.as_mut().unwrap();
+        match what {
+            0 => between.cut(Cut::All),
+            1 => between.reset(),
+            2 => replica.pause(),
+            _ => replica.kill(),
+        }
+        self.pause(600).await;
+        let (replica, between) = self.replica.as_mut().unwrap();
+        match what {
+            0 | 1 => between.mend(),
+            2 => replica.resume(),
+            _ => replica.restart(),
         }
     }
 }
@@ -452,6 +487,12 @@ async fn l2_only_reads_are_correct_during_random_failures() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bounded_reads_are_within_their_bound_during_random_failures() {
     let history = history_of("bounded", 4, duration() / 2).await;
+    assert_allowed(&history, BOUND + CLOCK_RESOLUTION);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bounded_reads_from_a_replica_are_within_their_bound_during_random_failures() {
+    let history = history_of("bounded-replicas", 4, duration() / 2).await;
     assert_allowed(&history, BOUND + CLOCK_RESOLUTION);
 }
 

@@ -264,6 +264,7 @@ async fn check_role(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tiered::l2::redis::url::Certificates;
 
     #[test]
     fn online_replicas_are_found_in_the_reply_of_the_primary() {
@@ -282,10 +283,8 @@ mod tests {
 
     #[test]
     fn known_replicas_remain_when_the_list_changes() {
-        let replicas = Replicas::new(
-            Arc::new(ServerUrl::new("redis://127.0.0.1/", Default::default()).unwrap()),
-            Arc::default(),
-        );
+        let url = ServerUrl::new("redis://127.0.0.1/", Certificates::default());
+        let replicas = Replicas::new(Arc::new(url.unwrap()), Arc::default());
         assert!(replicas.next().is_none());
         let first = replicas.set_addresses(vec!["a:1".into(), "b:2".into()]);
         let second = replicas.set_addresses(vec!["b:2".into(), "c:3".into()]);

@@ -126,11 +126,16 @@ impl Cluster {
             let address = line.split(' ').nth(1)?;
             address.split([':', '@']).nth(1)?.parse().ok()
         };
-        let nodes = self.nodes();
-        let replica = nodes
-            .iter()
-            .find(|line| line.split(' ').nth(3) == Some(&id));
-        let port: u16 = replica.and_then(|line| port(line)).unwrap();
+        let mut found: Option<u16> = None;
+        eventually("the replica is known", || {
+            let nodes = self.nodes();
+            let mut replicas = nodes
+                .iter()
+                .filter(|line| line.split(' ').nth(3) == Some(&id));
+            found = replicas.find_map(|line| port(line));
+            found.is_some()
+        });
+        let port = found.unwrap();
         let replica = self.servers.iter().find(|server| server.port() == port);
         let words = ["CLUSTER", "FAILOVER"].into_iter().chain(mode);
         let words: Vec<&[u8]> = words.map(str::as_bytes).collect();
