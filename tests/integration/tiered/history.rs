@@ -2,6 +2,7 @@
 
 use super::checker::{Kind, Operation, Summary, Time, assert_allowed, now, parse, violations};
 use super::partitions::PARTITIONS;
+use super::plain_reads::calls_of;
 use super::servers::cluster::Cluster;
 use super::servers::{Cut, Proxy, Server, TEST_TIMEOUT, soon};
 use super::worker::{Database, Worker, kind_of};
@@ -455,6 +456,10 @@ async fn history_until(
     let mut run = Run::start(consistency, workers).await;
     let works = || run.workers.operations().len() > 100;
     soon("the workers run", works).await;
+    if let Some((replica, _)) = &run.replica {
+        let is_read = || calls_of(replica, "mget") > 0;
+        soon("the workers read from the replica", is_read).await;
+    }
     let mut faults = 0;
     while !is_enough(&run.workers) {
         run.fail().await;
