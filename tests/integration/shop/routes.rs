@@ -38,10 +38,9 @@ pub(crate) fn check_reads(shop: &Shop) {
     assert!(product["category"].is_string());
     let stats = shop.get("/stats").body;
     assert_eq!(stats["products"], 300);
-    for (name, entries) in [("products", 150), ("prices", 150), ("profiles", 3)] {
+    for name in ["products", "prices", "profiles"] {
         let cache = shop.cache(name);
         assert!(cache["hits"].as_u64().unwrap() >= 3, "{cache}");
-        assert_eq!(cache["entries"], entries, "{cache}");
     }
 }
 
@@ -49,6 +48,11 @@ pub(crate) fn check_reads(shop: &Shop) {
 fn routes_return_the_same_with_and_without_the_cache() {
     let shop = small();
     check_reads(&shop);
+    // With Redis, L1 loses its entries if invalidations are proven to arrive only after the products were warmed.
+    for (name, entries) in [("products", 150), ("prices", 150), ("profiles", 3)] {
+        let cache = shop.cache(name);
+        assert_eq!(cache["entries"], entries, "{cache}");
+    }
     // Each of the three profiles was requested twice.
     assert_eq!(shop.cache("profiles")["hit_ratio"], 0.5);
     let health = shop.get("/healthz");
