@@ -31,7 +31,7 @@ pub(crate) trait PolicyStates {
     }
 }
 
-/// What bounds the value of keeping an entry.
+/// The weight and the lifetime of an entry, which bound the value of keeping it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EntryBounds {
     pub(crate) weight: u64,

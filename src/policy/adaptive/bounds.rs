@@ -1,4 +1,4 @@
-//! What the weights and deadlines of entries change about their values.
+//! The effect of the weights and deadlines of entries on their values.
 
 use crate::policy::adaptive::state::ReuseState;
 use crate::policy::adaptive::values::{ValueTable, logarithm_of};

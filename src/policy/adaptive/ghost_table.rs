@@ -1,4 +1,4 @@
-//! What is remembered about evicted entries: their fingerprint, the tick of their last request and their class.
+//! A table of evicted keys: a fingerprint, the tick of the last request and the class of each.
 
 use crate::policy::adaptive::state::{CLASS_BITS, Class};
 use crate::policy::spread;

@@ -9,8 +9,8 @@
 //! et al., "3L-Cache: Low Overhead and Precise Learning-based Eviction Policy for Caches", FAST 2025.)
 //!
 //! An eviction looks at the entry that was inserted last and then at consecutive slots, until it finds an entry that is
-//! worth no more than a threshold, or has seen a few. The threshold follows the values such that some six entries are
-//! seen on average. There are no queues, so entries have no links. Keys that were evicted are remembered with the time
+//! worth no more than a threshold, or has seen a few. The threshold follows the values such that about six entries
+//! are seen on average. There are no queues, so entries have no links. Keys that were evicted are remembered with the time
 //! and class of their last request, for two and a half times the number of entries.
 //!
 //! The clock of a shard counts requests that move an entry: insertions, and the first hit on an entry in each tick of the

@@ -1,4 +1,4 @@
-//! What all shards of a cache share: the values of entries, and the learner that computes them.
+//! The model that all shards of a cache share: the values of entries, and the learner that computes them.
 
 use crate::policy::adaptive::learner::Learner;
 use crate::policy::adaptive::sample::is_in_part;

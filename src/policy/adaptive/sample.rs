@@ -18,14 +18,14 @@ const ENTRIES_PER_TWO_KEYS: usize = 3;
 const SAMPLED_ENTRIES: usize = 128;
 /// The part of the keys of a large cache that is in the sample in the long run, as a divisor.
 const MIN_DIVISOR: usize = 8;
-/// The number of requests for keys in the sample after which it is reduced to these limits: eight for each entry within
-/// these bounds. A large cache takes longer to learn.
+/// The bounds of the number of requests for keys in the sample after which it is reduced to these limits, and that number
+/// for each entry. A large cache takes longer to learn.
 const MIN_INITIAL_REQUESTS: usize = 8_192;
 const MAX_INITIAL_REQUESTS: usize = 65_536;
 const INITIAL_REQUESTS_PER_ENTRY: usize = 8;
-/// The number of requests between two steps of this.
+/// The number of requests for keys in the sample between two reductions.
 const REQUESTS_PER_STEP: usize = 1_024;
-/// The part of new keys for which another one may be removed early, as a divisor. If there are more, the sample gets
+/// The number of new keys for each of which one other key may be removed early. If more are removed, the sample gets
 /// smaller.
 const KEYS_PER_LOSS: usize = 8;
 
@@ -84,7 +84,7 @@ impl Key {
 
 const _: () = assert!(MAX_AGE <= Key::EXPOSED);
 
-/// What a sample knows about the time since the last request for a key.
+/// The ages of a key since its last request: those that were recorded already, and those that were not.
 pub(super) struct Exposure {
     /// The class of the key.
     pub(super) class: Class,

@@ -10,7 +10,7 @@ use crate::storage::work_slice::WorkSlice;
 const MEAN_LOOKS: i32 = 6;
 /// The highest number of entries that an eviction looks at.
 const MAX_LOOKS: i32 = 16;
-/// The number of vacant slots from which on an eviction is content with any entry.
+/// The number of vacant slots after which an eviction takes the best entry that it has found.
 const MAX_VACANT_SLOTS: u32 = 64;
 /// The number of vacant slots that take as much time as one step of other work. They are next to each other in memory.
 const VACANT_SLOTS_PER_WORK: u32 = 64;

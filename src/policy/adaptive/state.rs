@@ -10,8 +10,8 @@ pub(super) const CLASS_BITS: u32 = CLASSES.ilog2();
 /// The number of groups of classes with as many earlier requests.
 pub(super) const GROUPS: usize = Class::MAX_COUNT as usize + 1;
 
-/// What is known about the requests for a key before the last one: their number up to 3, and the mean octave of the gaps
-/// between them, in which the last gap counts half.
+/// A summary of the requests for a key before the last one: their number, up to 3, and the mean octave of the gaps between
+/// them, in which the last gap counts half.
 ///
 /// The number of the class is 0 without earlier requests. After it come the numbers of all gaps for one earlier request,
 /// then those for two, and those for three. With the octave of the last gap alone, the hit ratio on traces was 0.1
@@ -78,7 +78,7 @@ impl Class {
 /// +--------+--------+---------+
 /// ```
 ///
-/// The stamp is the tick of the last request. It wraps after some four million times the capacity.
+/// The stamp is the tick of the last request. It wraps after about four million times the capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ReuseState(u32);
 

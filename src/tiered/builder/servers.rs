@@ -120,8 +120,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// of the class remains: an old value for at most `ttl`, and never one that this process has replaced, or whose
     /// invalidation it has received. Each heartbeat reports the number of changes so far, and a replica that has as many
     /// has all changes from before the heartbeat. So a value of a replica counts as read when the last heartbeat began,
-    /// and L1 keeps it for less time. Replicas are not read from while that is more than half of `ttl` ago, so `ttl`
-    /// should be several [heartbeats](Self::heartbeat) long.
+    /// and L1 keeps it for less time. While that is more than half of `ttl` ago, replicas are not read
+    /// from, so `ttl` should be several [heartbeats](Self::heartbeat) long.
     ///
     /// Replicas serve reads that find a value. The primary serves all others, and those for which a replica fails, lacks a
     /// change, or has not replied within a quarter of the [deadline](Self::deadline). A replica that fails is not read

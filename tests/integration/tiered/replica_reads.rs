@@ -48,6 +48,20 @@ impl Pair {
         pair
     }
 
+    /// Reads the value 10 of the key 1 from the replica, and then cuts the replica off from the primary.
+    async fn read_and_cut_off(
+        &self,
+        reader: &TieredCache<u64, u64>,
+        writer: &TieredCache<u64, u64>,
+    ) {
+        wait_until_proven(reader).await;
+        wait_until_proven(writer).await;
+        writer.insert(1, 10).await;
+        self.wait_until_replicated().await;
+        read_from_replica(reader, 1, 10).await;
+        self.between.cut(Cut::All);
+    }
+
     /// Waits until the replica has everything that the primary has.
     async fn wait_until_replicated(&self) {
         let offset = |server: &Server| server.info::<u64>("replication", "master_repl_offset:");
@@ -151,12 +165,7 @@ async fn process_that_has_received_an_event_does_not_read_an_older_value() {
     let url = pair.primary.url();
     let reader = reading(&url, MINUTE).build().unwrap();
     let writer = builder::<u64>(&url, MINUTE).build().unwrap();
-    wait_until_proven(&reader).await;
-    wait_until_proven(&writer).await;
-    writer.insert(1, 10).await;
-    pair.wait_until_replicated().await;
-    read_from_replica(&reader, 1, 10).await;
-    pair.between.cut(Cut::All);
+    pair.read_and_cut_off(&reader, &writer).await;
     let events = reader.tier_stats().events;
     assert!(writer.insert(1, 11).await.is_acknowledged());
     soon("the event arrives", || reader.tier_stats().events > events).await;
@@ -174,12 +183,7 @@ async fn process_that_knows_of_no_change_reads_an_old_value_for_its_bound_at_mos
     let reader = reader.heartbeat(SHORT_HEARTBEAT).read_from_replicas(true);
     let reader = reader.deadline(Duration::from_millis(400)).build().unwrap();
     let writer = builder::<u64>(&pair.primary.url(), MINUTE).build().unwrap();
-    wait_until_proven(&reader).await;
-    wait_until_proven(&writer).await;
-    writer.insert(1, 10).await;
-    pair.wait_until_replicated().await;
-    read_from_replica(&reader, 1, 10).await;
-    pair.between.cut(Cut::All);
+    pair.read_and_cut_off(&reader, &writer).await;
     near.cut(Cut::All);
     assert!(writer.insert(1, 11).await.is_acknowledged());
     let changed = std::time::Instant::now();

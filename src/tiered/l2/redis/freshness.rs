@@ -23,14 +23,14 @@ pub(super) enum Refusal {
     Old,
 }
 
-/// What a process knows of a namespace on its primary. `T` is the time on the clock of the process.
+/// The knowledge of a process about a namespace on its primary. `T` is the time on the clock of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Known<T> {
     /// The last incarnation that was found, and its highest version.
     position: Position,
     /// The time at which the version was found.
     found_at: T,
-    /// The time at which the incarnation was found. Whatever is known of others is from before.
+    /// The time at which the incarnation was found. All that is known of other incarnations is older.
     begun_at: T,
     /// The beginning of the last renewal that began after `begun_at`, and whose version is not above that of `position`.
     renewed_at: Option<T>,

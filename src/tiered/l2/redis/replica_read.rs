@@ -33,7 +33,7 @@ pub(crate) struct ReplicaSettings {
     pub(crate) counters: Arc<ReplicaReadCounters>,
 }
 
-/// What a partition needs for reads from replicas.
+/// The state of a partition that reads from replicas.
 pub(super) struct ReplicaReading {
     pub(super) settings: Arc<ReplicaSettings>,
     freshness: Mutex<Freshness<Instant>>,
