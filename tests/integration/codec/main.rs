@@ -3,9 +3,11 @@
 mod codecs;
 mod keys;
 mod shapes;
+mod values;
 
 use hotset::{
-    Consistency, LocalCache, RemoteKey, RemoteValue, Schema, TierStats, TieredCache, Warning,
+    Codec, Consistency, LocalCache, MessagePack, RemoteKey, RemoteValue, Schema, TierStats,
+    TieredCache, Warning,
 };
 use serde::{Deserialize, Serialize};
 use servers::Server;
@@ -13,6 +15,7 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use support::servers;
+use values::Value;
 
 const MINUTE: Consistency = Consistency::Bounded(Duration::from_secs(60));
 
@@ -48,19 +51,30 @@ enum Stored {
     None,
 }
 
-/// Stores each value in Redis and in a snapshot, and reads it from there. Panics if that yields another value, or if
-/// values are lost without a warning.
+/// Stores each value in Redis and in a snapshot, and reads it from there. Panics if that yields another value, if values
+/// are lost without a warning, or if the values alone would be stored otherwise than in a [`Value`].
 async fn store<V>(server: &Server, values: &[V]) -> Stored
 where
-    V: RemoteValue + Schema + PartialEq + Debug,
+    V: RemoteValue + Schema + PartialEq + Debug + Into<Value>,
 {
+    let stored = store_all(server, values.iter().cloned().map(V::into).collect()).await;
+    for value in values {
+        let encoded = MessagePack.encode(&7_u64, value).unwrap();
+        let decoded = MessagePack.decode(&encoded).ok();
+        let is_same = decoded.is_some_and(|(key, decoded): (u64, V)| key == 7 && decoded == *value);
+        assert_eq!(is_same, stored == Stored::All, "{value:?}");
+    }
+    stored
+}
+
+async fn store_all(server: &Server, values: Vec<Value>) -> Stored {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let namespace = format!("store:{}", NEXT.fetch_add(1, Relaxed));
-    let writer: TieredCache<u64, V> = cache(server, &namespace);
-    let reader: TieredCache<u64, V> = cache(server, &namespace);
-    let local: LocalCache<u64, V> = LocalCache::new(100);
+    let writer: TieredCache<u64, Value> = cache(server, &namespace);
+    let reader: TieredCache<u64, Value> = cache(server, &namespace);
+    let local: LocalCache<u64, Value> = LocalCache::new(100);
     let mut found = 0;
-    for (key, value) in (0..).zip(values) {
+    for (key, value) in (0..).zip(&values) {
         writer.insert(key, value.clone()).await;
         local.insert(key, value.clone());
         if let Some(read) = reader.get(&key).await {
@@ -91,15 +105,12 @@ where
 }
 
 /// Writes a snapshot and restores it. Returns the number of restored entries.
-fn snapshot<V>(cache: &LocalCache<u64, V>) -> usize
-where
-    V: RemoteValue + Schema + PartialEq + Debug,
-{
+fn snapshot(cache: &LocalCache<u64, Value>) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("snapshot");
     let report = cache.snapshot(&path).unwrap();
     assert_eq!(report.entries + report.altered, cache.len() as u64);
-    let restored: LocalCache<u64, V> = LocalCache::new(100);
+    let restored: LocalCache<u64, Value> = LocalCache::new(100);
     restored.restore(&path).unwrap();
     for (key, value) in &restored {
         assert_eq!(Some(value), cache.get(&key), "from a snapshot");

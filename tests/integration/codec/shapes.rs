@@ -18,7 +18,7 @@ macro_rules! shapes {
     ($($(#[$attribute:meta])* $kind:ident $name:ident $body:tt $(; $end:tt)?)*) => {$(
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         $(#[$attribute])*
-        $kind $name $body
+        pub(crate) $kind $name $body
 
         hotset::schema!($name, concat!(stringify!($name), "/1"));
     )*};
@@ -167,13 +167,13 @@ shapes! {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Unit;
+pub(crate) struct Unit;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Newtype(Rate);
+pub(crate) struct Newtype(Rate);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Tuple(u8, Option<u8>, Unit);
+pub(crate) struct Tuple(u8, Option<u8>, Unit);
 
 hotset::schema!(Unit, "unit/1");
 hotset::schema!(Newtype, "newtype/1");
