@@ -1,5 +1,6 @@
 //! The routes of one shop over SQLite.
 
+use super::servers::eventually;
 use super::servers::shop::Shop;
 use std::path::Path;
 use std::thread;
@@ -39,8 +40,14 @@ pub(crate) fn check_reads(shop: &Shop) {
     let stats = shop.get("/stats").body;
     assert_eq!(stats["products"], 300);
     for name in ["products", "prices", "profiles"] {
-        let cache = shop.cache(name);
-        assert!(cache["hits"].as_u64().unwrap() >= 3, "{cache}");
+        // With Redis, L1 does not serve its entries while a busy machine delays the proof that invalidations arrive.
+        eventually("repeated requests are hits", || {
+            let has_hits = shop.cache(name)["hits"].as_u64().unwrap() >= 3;
+            if !has_hits {
+                assert_eq!(shop.get(&format!("/{name}/7")).status, 200);
+            }
+            has_hits
+        });
     }
 }
 
