@@ -13,6 +13,10 @@ summary=$(mktemp)
 
 note() { printf ' %-8s %6s  %s\n' "$1" "$2" "$3" >>"$summary"; }
 
+# Reports lints of Clippy as errors, in everything that the step compiles from now on. Its driver compiles the programs,
+# so that dependencies are not compiled once more for Clippy.
+report_lints() { export RUSTC_WORKSPACE_WRAPPER=$PWD/tests/steps/rustc_with_lints; }
+
 # Reports in the summary that a check is left out.
 #   skip CHECK REASON
 skip() {

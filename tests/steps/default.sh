@@ -45,13 +45,15 @@ dependencies() {
     [ "$direct" -le 5 ]
 }
 
-# Runs all tests and doctests with all features, except those that have a step of their own. Clippy's driver compiles
-# them, so that dependencies are not compiled once more for Clippy. The binaries that mostly wait for servers are built
-# first, and run while the others are built and run.
+# Runs all tests and doctests with all features, except those of packages that have a step of their own. The binaries
+# that mostly wait for servers are built first, and run while the others are built and run.
 tests() {
-    local all=(--workspace --exclude peers --all-features) waiting=(tiered monitoring shop)
-    local binaries binary others=() logs pids=() status=0
-    export RUSTC_WORKSPACE_WRAPPER=$PWD/tests/steps/rustc_with_lints
+    local all=(--workspace --all-features) waiting=(tiered monitoring shop)
+    local package binaries binary others=() logs pids=() status=0
+    for package in peers profiles shop_load public_api; do
+        all+=(--exclude "$package")
+    done
+    report_lints
     cargo build "${all[@]}" --bin shop "${waiting[@]/#/--test=}"
     logs=$(mktemp -d)
     for binary in "${waiting[@]}"; do
@@ -61,10 +63,11 @@ tests() {
         pids+=($!)
     done
     # After a failure, the binaries that run already have to end.
-    binaries=$(cargo test "${all[@]}" --no-run 2>&1 | tee /dev/stderr | names_of_test_binaries) || status=1
+    binaries=$(cargo test "${all[@]}" --lib --bins --tests --no-run 2>&1 | tee -a /dev/stderr | names_of_test_binaries) ||
+        status=1
     for binary in $binaries; do
-        # The public API and wrong calls have steps of their own, because they compile dependencies once more.
-        [[ " ${waiting[*]} public_api wrong_calls " == *" $binary "* ]] || others+=(--test "$binary")
+        # Wrong calls have a step of their own, because they compile dependencies once more.
+        [[ " ${waiting[*]} wrong_calls " == *" $binary "* ]] || others+=(--test "$binary")
     done
     cargo test "${all[@]}" --no-fail-fast --lib --bins "${others[@]}" || status=1
     cargo test "${all[@]}" --doc || status=1

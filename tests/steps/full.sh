@@ -85,6 +85,7 @@ release_tests() {
 # Runs all examples.
 examples() {
     local example folder warm
+    report_lints
     for example in quickstart async_loading batch negative_caching removal_listener tags time_in_tests metrics; do
         cargo run --all-features --example "$example"
     done
@@ -107,7 +108,7 @@ two_processes() {
     redis-server --port 0 --unixsocket "$folder/redis" --save "" >"$folder/log" 2>&1 &
     local server=$!
     until redis-cli -s "$folder/redis" ping >/dev/null 2>&1; do :; done
-    cargo run --features redis --example two_tiers -- "redis+unix://$folder/redis" |
+    cargo run --all-features --example two_tiers -- "redis+unix://$folder/redis" |
         grep "^second process: 130"
     local run=("$target/release/tiered"
         --redis "redis+unix://$folder/redis" --database "$folder/prices.sqlite")
@@ -140,6 +141,7 @@ instructions() {
 
 # Runs the load generator of the shop for a moment.
 load() {
+    report_lints
     cargo run --release -p shop_load -- --seconds 1 --slices 2 --changes 1000
 }
 

@@ -41,5 +41,6 @@ public_api() {
         skip "public API" "no nightly toolchain can be installed"
         return
     fi
+    cargo clippy -p public_api --all-targets -- -D warnings
     cargo test -p public_api -- --nocapture
 }
