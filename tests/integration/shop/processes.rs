@@ -55,9 +55,9 @@ fn start_two_shops(postgres: &Postgres, redis: &str) -> [Shop; 2] {
 /// Waits until invalidations by other processes are proven to arrive in a shop.
 fn wait_until_healthy(shop: &Shop) {
     eventually("the shop is healthy", || {
+        // On a busy machine, the database may take more than the second that the shop waits for it.
         let health = shop.get("/healthz");
-        assert_eq!(health.status, 200, "{health:?}");
-        health.body["redis"] == "ok"
+        health.status == 200 && health.body["redis"] == "ok"
     });
 }
 

@@ -1,7 +1,7 @@
 //! Namespaces that move to another number of partitions while they are in use.
 
 use super::servers::{Server, in_time, soon};
-use super::{LONG_LEASE, builder_with, fails, value};
+use super::{DEADLINE, HEARTBEAT, LONG_LEASE, builder_with, fails, value};
 use hotset::{
     BuildError, Consistency, Invalidator, Loaded, LocalCache, Propagation, Rollout, TieredCache,
     TieredCacheBuilder, Warning,
@@ -282,7 +282,10 @@ async fn invalidator_reaches_both_layouts() {
     let (server, rollout) = (Server::start(), Rollout::full());
     let change = moving(&server, &rollout).partitions(1).next_partitions(4);
     let cache = build(change).await;
-    let builder = || Invalidator::builder(server.url(), "test").heartbeat(super::HEARTBEAT);
+    let builder = || {
+        let invalidator = Invalidator::builder(server.url(), "test").heartbeat(HEARTBEAT);
+        invalidator.deadline(DEADLINE)
+    };
     let invalidator = builder().partitions(1).next_partitions(4).build().unwrap();
     for percent in [0.0, 100.0] {
         rollout.set_moved_percent(percent).unwrap();

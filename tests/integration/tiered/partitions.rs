@@ -2,7 +2,7 @@
 
 use super::servers::cluster::Cluster;
 use super::servers::{Server, in_time, soon, soon_async};
-use super::{HEARTBEAT, LONG_LEASE, SHORT_DEADLINE, builder, builder_with, fails, value};
+use super::{DEADLINE, HEARTBEAT, LONG_LEASE, SHORT_DEADLINE, builder, builder_with, fails, value};
 use futures_util::future::join_all;
 use hotset::{
     Consistency, Invalidator, Loaded, PartitionHealth, Propagation, RemoteError, TieredCache,
@@ -51,7 +51,8 @@ fn partitions_of_keys(cluster: &Cluster) -> BTreeMap<u64, u16> {
     partitions
 }
 
-/// Returns the keys that a cache has in L1.
+/// Returns the keys that a cache has in L1. On a busy machine, the proof that invalidations arrive may come so late that
+/// L1 does not serve a key. A read of this kind does not show that L1 lacks the key.
 async fn keys_in_l1(cache: &TieredCache<u64, u64>) -> BTreeSet<u64> {
     let mut found = BTreeSet::new();
     for key in 0..KEYS {
@@ -59,7 +60,8 @@ async fn keys_in_l1(cache: &TieredCache<u64, u64>) -> BTreeSet<u64> {
         let read = cache.get(&key).await;
         let after = cache.tier_stats();
         let is_hit = (after.l2_hits, after.l2_misses) == (before.l2_hits, before.l2_misses);
-        if read.is_some() && is_hit {
+        let is_unproven = after.unproven_reads > before.unproven_reads;
+        if read.is_some() && (is_hit || is_unproven) {
             found.insert(key);
         }
     }
@@ -309,7 +311,8 @@ async fn invalidator_without_cache_reaches_all_partitions() {
     cache.insert_loaded(7, tagged).await;
     let invalidator = |partitions| {
         let invalidator = Invalidator::builder(cluster.url(), "test").heartbeat(HEARTBEAT);
-        invalidator.partitions(partitions).build().unwrap()
+        let invalidator = invalidator.deadline(DEADLINE).partitions(partitions);
+        invalidator.build().unwrap()
     };
     let right = invalidator(PARTITIONS);
     assert!(right.check().await.unwrap().warnings.is_empty());
@@ -365,7 +368,8 @@ async fn number_of_partitions_is_refused_while_processes_use_another_one() {
         assert_eq!(proven.invalidate(&1).await, Propagation::Acknowledged);
         let invalidator = |partitions| {
             let invalidator = Invalidator::builder(server.url(), "test").heartbeat(HEARTBEAT);
-            invalidator.partitions(partitions).build().unwrap()
+            let invalidator = invalidator.deadline(DEADLINE).partitions(partitions);
+            invalidator.build().unwrap()
         };
         invalidator(first).invalidate(&1).await.unwrap();
         let error = invalidator(second).invalidate(&1).await.unwrap_err();

@@ -3,6 +3,10 @@
 use super::{Server, eventually, free_port};
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The time after which a replica has given up to take over. It waits five seconds for its primary.
+const MAX_FAILOVER_TIME: Duration = Duration::from_secs(10);
 
 /// Checks whether a server serves a slot, by its line in the reply to `CLUSTER NODES`.
 fn serves(line: &str, slot: u16) -> bool {
@@ -139,8 +143,15 @@ impl Cluster {
         let replica = self.servers.iter().find(|server| server.port() == port);
         let words = ["CLUSTER", "FAILOVER"].into_iter().chain(mode);
         let words: Vec<&[u8]> = words.map(str::as_bytes).collect();
-        let () = replica.unwrap().command(&words);
-        self.wait_for_failover(slot, old);
+        let mut accepted: Option<Instant> = None;
+        eventually("the replica takes over", || {
+            // It refuses while its link to the primary is down, and gives up if the primary does not reply in time.
+            if accepted.is_none_or(|at| at.elapsed() > MAX_FAILOVER_TIME) {
+                let reply: Option<()> = replica.unwrap().try_command(&words);
+                accepted = reply.map(|()| Instant::now());
+            }
+            self.has_failed_over(slot, old)
+        });
     }
 
     /// Sets an option of all servers.
@@ -152,10 +163,13 @@ impl Cluster {
 
     /// Waits until a server other than `old` serves a slot.
     pub fn wait_for_failover(&self, slot: u16, old: usize) {
-        eventually("a replica takes over", || {
-            let primaries = self.primaries(slot);
-            primaries.len() == 3 && primaries[0].0 != old
-        });
+        eventually("a replica takes over", || self.has_failed_over(slot, old));
+    }
+
+    /// Checks whether a server other than `old` serves a slot.
+    fn has_failed_over(&self, slot: u16, old: usize) -> bool {
+        let primaries = self.primaries(slot);
+        primaries.len() == 3 && primaries[0].0 != old
     }
 
     /// Waits until all servers agree, each slot is served, and each primary has its replica.
