@@ -3,11 +3,15 @@
 # Nothing is built incrementally here. Debug information takes a fifth of the time to build the tests, and panics name
 # their line without it.
 export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=none
-target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-# Programs that steps install with cargo.
+# The names of test binaries are taken from the output of Cargo.
+export CARGO_TERM_COLOR=never CARGO_TERM_QUIET=false CARGO_TERM_VERBOSE=false
+target=${CARGO_TARGET_DIR:-target}
+# Absolute, also for paths with a drive.
+[[ $target == /* || $target == ?:* ]] || target=$PWD/$target
+# Programs that steps install with cargo, in versions that other installed ones may not have.
 tools=$target/tools
 # Both folders may be created during the run.
-PATH="$PATH:$HOME/.cargo/bin:$tools/bin"
+PATH="$tools/bin:$PATH:$HOME/.cargo/bin"
 
 summary=$(mktemp)
 

@@ -1,6 +1,6 @@
 # The steps of `tests/run`: what a change should pass before it is proposed.
 
-default_steps=(packages formatting clippy documentation dependencies tests)
+default_steps=(packages formatting clippy dependencies tests)
 
 # Installs what a fresh Debian or Ubuntu machine lacks for the steps of `tests/run`.
 packages() {
@@ -33,10 +33,6 @@ clippy() {
     cargo clippy -- -D warnings
 }
 
-documentation() {
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --document-private-items
-}
-
 # Checks that the library has at most five direct dependencies by default.
 dependencies() {
     local direct
@@ -45,12 +41,13 @@ dependencies() {
     [ "$direct" -le 5 ]
 }
 
-# Runs all tests and doctests with all features, except those of packages that have a step of their own. The binaries
-# that mostly wait for servers are built first, and run while the others are built and run.
+# Runs all tests and doctests with all features, except those that have a step of their own. The binaries that mostly
+# wait for servers are built first, and run while the others are built and run.
 tests() {
     local all=(--workspace --all-features) waiting=(tiered monitoring shop)
     local package binaries binary others=() logs pids=() status=0
-    for package in peers profiles shop_load public_api; do
+    # `profiles` has no tests, and the others have steps of their own.
+    for package in peers profiles public_api; do
         all+=(--exclude "$package")
     done
     report_lints
@@ -63,14 +60,18 @@ tests() {
         pids+=($!)
     done
     # After a failure, the binaries that run already have to end.
-    binaries=$(cargo test "${all[@]}" --lib --bins --tests --no-run 2>&1 | tee -a /dev/stderr | names_of_test_binaries) ||
+    binaries=$(cargo test "${all[@]}" --lib --bins --tests --no-run 2>&1 | tee >(cat >&2) | names_of_test_binaries) ||
         status=1
+    # The documentation's examples are compiled as one crate, which uses one processor for most of the time.
+    cargo test "${all[@]}" --doc >"$logs/doc" 2>&1 &
+    pids+=($!)
     for binary in $binaries; do
         # Wrong calls have a step of their own, because they compile dependencies once more.
         [[ " ${waiting[*]} wrong_calls " == *" $binary "* ]] || others+=(--test "$binary")
     done
+    [ "${#others[@]}" -gt 0 ] || { echo "Cargo has printed no names of test binaries" >&2; status=1; }
     cargo test "${all[@]}" --no-fail-fast --lib --bins "${others[@]}" || status=1
-    cargo test "${all[@]}" --doc || status=1
+    waiting+=(doc)
     for binary in "${!waiting[@]}"; do
         wait "${pids[binary]}" || status=1
         cat "$logs/${waiting[binary]}"

@@ -1,10 +1,14 @@
 # The steps that `tests/run --full` adds: what CI runs for each change.
 
 full_steps=(
-    "${default_steps[@]}" feature-combinations wrong-calls oldest-rust platforms supply-chain oldest-dependencies
-    public-api loom shuttle address-sanitizer thread-sanitizer linearizability comparisons release-tests examples
+    "${default_steps[@]}" documentation feature-combinations wrong-calls oldest-rust platforms supply-chain
+    oldest-dependencies public-api loom shuttle address-sanitizer thread-sanitizer linearizability comparisons release-tests examples
     benchmarks instructions load fuzzing
 )
+
+documentation() {
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --document-private-items
+}
 
 # Checks sets of features that users choose, and runs the tests with default features.
 feature_combinations() {
@@ -105,22 +109,26 @@ examples() {
 two_processes() {
     local folder line=""
     folder=$(mktemp -d)
+    # A failed check ends the step, too.
+    trap "kill \$(jobs -p) 2>/dev/null; rm -r '$folder'" EXIT
     redis-server --port 0 --unixsocket "$folder/redis" --save "" >"$folder/log" 2>&1 &
     local server=$!
-    until redis-cli -s "$folder/redis" ping >/dev/null 2>&1; do :; done
+    until redis-cli -s "$folder/redis" ping >/dev/null 2>&1; do
+        kill -0 "$server" || { cat "$folder/log"; return 1; }
+    done
     cargo run --all-features --example two_tiers -- "redis+unix://$folder/redis" |
         grep "^second process: 130"
     local run=("$target/release/tiered"
         --redis "redis+unix://$folder/redis" --database "$folder/prices.sqlite")
-    coproc OTHER { "${run[@]}"; }
-    echo "set 7 130" >&"${OTHER[1]}"
-    until [[ $line == acknowledged* ]]; do read -r -t 60 line <&"${OTHER[0]}"; done
+    mkfifo "$folder/requests" "$folder/replies"
+    "${run[@]}" <"$folder/requests" >"$folder/replies" &
+    exec 3>"$folder/requests" 4<"$folder/replies"
+    echo "set 7 130" >&3
+    until [[ $line == acknowledged* ]]; do read -r -t 60 line <&4; done
     echo "set 7 140" | "${run[@]}" | grep "^acknowledged"
-    echo "get 7" >&"${OTHER[1]}"
-    read -r -t 60 line <&"${OTHER[0]}"
-    echo quit >&"${OTHER[1]}"
-    kill "$server"
-    rm -r "$folder"
+    echo "get 7" >&3
+    read -r -t 60 line <&4
+    echo quit >&3
     echo "$line"
     [[ $line == "140 cents"* ]]
 }
