@@ -71,7 +71,8 @@ pub enum Policy {
     /// An entry is worth its expected hits for each unit of weight, and less if it expires before it is likely requested
     /// again. It is not predictable which entries are cached.
     ///
-    /// It takes at most 12 bytes more than `Lru` for each entry of capacity, and up to 30 kilobytes for each cache.
+    /// It takes at most 12 bytes more than `Lru` for each entry of capacity, up to 30 kilobytes for each cache, and half a
+    /// kilobyte for each shard.
     #[doc(alias = "TinyLfu")]
     Adaptive,
 }

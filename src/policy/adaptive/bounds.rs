@@ -7,6 +7,10 @@ use crate::policy::state::EntryBounds;
 /// The part of a measured duration of a tick that counts in the mean, as a divisor.
 const MEAN_OVER: u64 = 8;
 
+/// The value of an entry that has expired. Values of others are at least 64 doublings for the weight and 10 for the
+/// lifetime below 0. It is not much less, so that the threshold of the search does not fall too far to rise again soon.
+const EXPIRED: i32 = -96 * ValueTable::UNITS_PER_DOUBLING;
+
 /// The duration of the ticks of a shard's clock.
 #[derive(Default)]
 pub(super) struct TickDuration {
@@ -20,8 +24,12 @@ impl TickDuration {
     /// Measures the duration of the ticks since the last call.
     pub(super) fn measure(&mut self, tick: u32, now: u64) {
         let (last_tick, last_time) = *self.last.get_or_insert((tick, now));
+        if now <= last_time {
+            // Many ticks may be shorter than a step of the clock.
+            return;
+        }
         let ticks = u64::from(tick.wrapping_sub(last_tick));
-        let Some(duration) = now.saturating_sub(last_time).checked_div(ticks) else {
+        let Some(duration) = (now - last_time).checked_div(ticks) else {
             return;
         };
         self.mean = if self.mean == 0 {
@@ -50,7 +58,7 @@ pub(super) fn value_within(
     duration: &TickDuration,
 ) -> i32 {
     if bounds.lifetime == 0 {
-        return i32::MIN / 2;
+        return EXPIRED;
     }
     let value = values.value(state, tick) - logarithm_of(bounds.weight.max(1));
     let horizon = u64::from(values.horizon(state, tick));
@@ -85,6 +93,16 @@ mod tests {
         assert_eq!(value(6, u64::MAX, &duration), light - DOUBLING);
         assert!(value(u64::MAX, u64::MAX, &duration) < light - 60 * DOUBLING);
         assert_eq!(value(0, u64::MAX, &duration), value(1, u64::MAX, &duration));
+    }
+
+    #[test]
+    fn ticks_that_are_shorter_than_a_step_of_the_clock_are_measured_together() {
+        let mut duration = TickDuration::default();
+        // A thousand ticks in each step of four milliseconds.
+        for tick in 0..20_000 {
+            duration.measure(tick, u64::from(tick / 1_000) * 4_000_000);
+        }
+        assert_eq!(duration.ticks_in(400_000), 100);
     }
 
     #[test]

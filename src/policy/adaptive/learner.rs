@@ -152,7 +152,7 @@ impl Learner {
         let entries = self.sample.entries();
         if of_all > entries {
             self.sample.set_entries(of_all);
-        } else if self.slots < entries / SHRINK_DIVISOR {
+        } else if slots < before && self.slots < entries / SHRINK_DIVISOR {
             self.sample.set_entries(self.slots);
         }
     }
@@ -191,7 +191,7 @@ impl Learner {
 
     /// Computes the values of one class again after a few requests, each class in turn.
     fn compute(&mut self, values: &ValueTable) {
-        self.requests = self.requests.saturating_add(1);
+        self.requests = self.requests.checked_add(1).unwrap_or(LEARNING_REQUESTS);
         let is_learning = self.requests < LEARNING_REQUESTS;
         let interval = if is_learning { 1 } else { LATER_INTERVAL } * REQUESTS_PER_CLASS;
         if self.requests == FIRST_REQUESTS {
@@ -280,6 +280,19 @@ mod tests {
         assert_eq!(counts[8..16], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.0]);
         observed.expose(0, u32::MAX);
         assert!(observed.exposed.iter().sum::<f32>().abs() <= 1.0);
+    }
+
+    #[test]
+    fn sample_follows_the_growth_of_the_first_shard_and_shrinks_with_most_shards() {
+        let mut learner = Learner::new(64);
+        for grown in 0..64 {
+            learner.resize_shard(0, 1_000, 64_000);
+            assert_eq!(learner.sample.entries(), 64_000, "after {grown}");
+        }
+        for _ in 0..60 {
+            learner.resize_shard(1_000, 100, 6_400);
+        }
+        assert!(learner.sample.entries() < 16_000);
     }
 
     #[test]

@@ -198,7 +198,8 @@ impl Sample {
         let keys = (MIN_KEYS + 2 * (entries / ENTRIES_PER_TWO_KEYS)).min(MAX_KEYS);
         let divisor = (entries / SAMPLED_ENTRIES).clamp(1, MIN_DIVISOR);
         self.max_part = u32::MAX / as_slot(divisor);
-        let initial = (entries * INITIAL_REQUESTS_PER_ENTRY)
+        let initial = entries
+            .saturating_mul(INITIAL_REQUESTS_PER_ENTRY)
             .clamp(MIN_INITIAL_REQUESTS, MAX_INITIAL_REQUESTS);
         self.until_step += initial.saturating_sub(self.initial_requests);
         self.initial_requests = self.initial_requests.max(initial);
