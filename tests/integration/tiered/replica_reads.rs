@@ -5,7 +5,9 @@ use super::servers::cluster::Cluster;
 use super::servers::replicated::Replicated;
 use super::servers::{Cut, Proxy, Server, in_time, soon, soon_async};
 use super::{DEADLINE, LONG_LEASE, MINUTE, SHORT_HEARTBEAT, builder, builder_with, fails, value};
-use hotset::{BuildError, Consistency, Loaded, ReplicaReads, TieredCache, TieredCacheBuilder};
+use hotset::{
+    BuildError, Consistency, Loaded, RemoteError, ReplicaReads, TieredCache, TieredCacheBuilder,
+};
 use std::time::Duration;
 use support::caches::wait_until_proven;
 
@@ -386,4 +388,40 @@ async fn other_classes_do_not_read_from_replicas() {
     // One is that of this query.
     assert!(connections <= 2, "{connections}");
     assert_eq!(counts(&cache), ReplicaReads::default());
+}
+
+/// The replica has all changes of this number of partitions, because other processes no longer change it.
+#[tokio::test(flavor = "multi_thread")]
+async fn process_whose_number_of_partitions_is_refused_does_not_read_from_replicas() {
+    let pair = Pair::start().await;
+    let cache = |partitions| {
+        let cache = reading(&pair.primary.url(), MINUTE).partitions(partitions);
+        cache.build().unwrap()
+    };
+    let old = cache(1);
+    wait_until_proven(&old).await;
+    old.insert(1, 10).await;
+    pair.wait_until_replicated().await;
+    read_from_replica(&old, 1, 10).await;
+    drop(old);
+    let is_refused = |cache: &TieredCache<u64, u64>| {
+        matches!(cache.health().last_error, Some(RemoteError::Refused(_)))
+    };
+    let current = cache(4);
+    soon("the other number is refused", || is_refused(&current)).await;
+    // As if the processes with the first number had ended some time ago.
+    let _: u64 = pair.primary.command(&[b"DEL", b"hotset:{test}:settings"]);
+    wait_until_proven(&current).await;
+    current.insert(1, 20).await;
+    let refused = cache(1);
+    // Before the first renewal, from the primary.
+    refused.get(&1).await;
+    soon("the number is refused", || is_refused(&refused)).await;
+    let renewals = || refused.tier_stats().calls.renew;
+    let before = renewals().failures;
+    soon("renewals are refused", || renewals().failures > before + 3).await;
+    for _ in 0..20 {
+        assert_eq!(refused.get(&1).await, None);
+    }
+    assert_eq!(counts(&refused), ReplicaReads::default());
 }

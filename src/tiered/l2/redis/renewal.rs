@@ -187,7 +187,6 @@ impl Redis {
         if let (Some(link), Some(settings)) = (self.route.last(), &self.settings.replica_reads) {
             link.check_replicas(CheckLimits {
                 interval: settings.heartbeat / 4 * 3,
-                deadline: self.settings.deadline,
                 max_lag: settings.max_age,
             });
         }
@@ -205,7 +204,13 @@ impl Renewal {
         let (id, version, others, is_refused) = reply;
         let at = position(id, version)?;
         self.redis.note_position(at);
-        if let Some(reading) = &self.redis.replica_reading {
+        // Where the number of partitions is refused, events of other processes do not arrive.
+        if let Some(reading) = self
+            .redis
+            .replica_reading
+            .as_ref()
+            .filter(|_| is_refused == 0)
+        {
             reading.note_renewal(at, renewed);
             self.redis.check_replicas();
         }

@@ -147,14 +147,17 @@ impl Redis {
     /// Checks whether a replica can be asked, so that reads are not queued for nothing.
     fn has_usable_replica(&self) -> bool {
         let link = self.route.last();
-        self.replica_reading.is_some() && link.is_some_and(|link| link.replicas.is_any_usable())
+        self.replica_reading.is_some()
+            && self.settings.layout.check().is_ok()
+            && link.is_some_and(|link| link.replicas.is_any_usable())
     }
 
     /// Reads values from one replica.
     async fn read_on_replica(&self, requests: &[&LookupRequest<'_>]) -> Vec<Option<LookupReply>> {
-        let link = self.route.last();
-        let replica = link.and_then(|link| link.replicas.next());
-        let (Some(reading), Some(replica)) = (&self.replica_reading, replica) else {
+        let (Some(reading), Some(link)) = (&self.replica_reading, self.route.last()) else {
+            return undecided(requests.len());
+        };
+        let Some(replica) = link.replicas.next() else {
             return undecided(requests.len());
         };
         let (_, share) = self.small_round_trip(requests.len());
@@ -172,8 +175,12 @@ impl Redis {
         let limit = self.settings.deadline / DEADLINE_PART;
         let asking = self.ask_replica(&replica, requests);
         let asked = tokio::time::timeout(limit, asking).await;
-        let Some(reply) = asked.ok().and_then(Result::ok) else {
-            replica.discard();
+        // Other caches with longer deadlines may use the replica, too.
+        let max_limit = link.replicas.longest_deadline() / DEADLINE_PART;
+        let Ok(Ok(reply)) = asked else {
+            if asked.is_ok() || limit >= max_limit {
+                replica.discard();
+            }
             return refuse(ReplicaOutcome::Failed);
         };
         match self.decide(reading, &known, requests, reply) {
@@ -187,7 +194,7 @@ impl Redis {
             Err(Refusal::Old) => refuse(ReplicaOutcome::Old),
             Err(Refusal::Behind) => {
                 // It is usually behind for a moment after a change.
-                let long_ago = Instant::now().checked_sub(limit);
+                let long_ago = Instant::now().checked_sub(limit.max(max_limit));
                 if long_ago.is_some_and(|long_ago| known.is_from_before(long_ago)) {
                     replica.discard();
                 }

@@ -38,6 +38,11 @@ impl Replicas {
         }
     }
 
+    /// Returns the longest deadline of the caches that use the replicas.
+    pub(super) fn longest_deadline(&self) -> Duration {
+        self.deadline.get()
+    }
+
     /// Checks whether there is a usable replica.
     pub(super) fn is_any_usable(&self) -> bool {
         let all = self.all.lock();
@@ -97,8 +102,6 @@ impl Replicas {
 pub(super) struct CheckLimits {
     /// The time for which no further check begins.
     pub(super) interval: Duration,
-    /// The time within which an open connection has to reply.
-    pub(super) deadline: Duration,
     /// The longest time since the last acknowledgement of a replica to its primary.
     pub(super) max_lag: Duration,
 }
@@ -121,9 +124,7 @@ impl Link {
                 let (link, replication_id) = (Arc::clone(&link), Arc::clone(&replication_id));
                 let runtime = link.runtime.clone();
                 runtime.spawn(async move {
-                    replica
-                        .check(&link.replicas, &replication_id, limits.deadline)
-                        .await;
+                    replica.check(&link.replicas, &replication_id).await;
                 });
             }
         });
@@ -205,14 +206,14 @@ impl Replica {
     }
 
     /// Checks whether the replica is usable, unless a check is in flight. A connection that is open has to reply within
-    /// `limit`.
-    async fn check(self: &Arc<Self>, replicas: &Replicas, replication_id: &str, limit: Duration) {
+    /// the longest deadline.
+    async fn check(self: &Arc<Self>, replicas: &Replicas, replication_id: &str) {
         if self.is_checking.swap(true, Relaxed) {
             return;
         }
         if let Some(mut usable) = self.usable() {
             let checking = check_role(&mut usable.connection, replication_id);
-            let is_good = tokio::time::timeout(limit, checking).await;
+            let is_good = tokio::time::timeout(replicas.deadline.get(), checking).await;
             if !matches!(is_good, Ok(Ok(true))) {
                 usable.discard();
             }
