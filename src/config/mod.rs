@@ -218,7 +218,7 @@ settings! {
         /// The number of replicas that must confirm a change: see
         /// [`TieredCacheBuilder::replicas`](crate::TieredCacheBuilder::replicas).
         replicas: u64,
-        /// `true` to let replicas serve values, in the class `"bounded"`: see
+        /// `true` to let replicas serve values, in the class `"bounded"` and not with the backend `"redis"`: see
         /// [`TieredCacheBuilder::read_from_replicas`](crate::TieredCacheBuilder::read_from_replicas).
         read_from_replicas: bool,
         /// The number of partitions of the namespace: see

@@ -73,11 +73,7 @@ impl CacheConfig {
         } else {
             local
         };
-        let mut tiered = self.configure_tiered(local, url.as_str(), namespace, schemas)?;
-        if is_only_redis {
-            tiered = tiered.consistency(Consistency::L2Only);
-        }
-        Ok(tiered)
+        self.configure_tiered(local, url.as_str(), namespace, schemas)
     }
 
     /// Returns a builder with all settings of a tiered cache, and checks it.
@@ -97,6 +93,11 @@ impl CacheConfig {
         );
         tiered = self.with_certificates(tiered)?;
         tiered.validate().map_err(|error| self.refused(error))?;
+        if self.backend == Some(Backend::Redis) {
+            tiered = tiered.consistency(Consistency::L2Only);
+            // Some settings need another class.
+            tiered.validate().map_err(|error| self.refused(error))?;
+        }
         Ok(tiered)
     }
 

@@ -28,7 +28,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Returns the values for several keys from L1 and Redis, in their order, with `None` for each key for which
     /// neither has a valid one.
     ///
-    /// All keys that L1 does not have are read from Redis in one round trip.
+    /// All keys that L1 does not have are read from Redis together, usually in one round trip to each partition.
     /// [`get_many_or_load_async`](Self::get_many_or_load_async) also loads the missing values.
     ///
     /// # Cancel safety
@@ -57,8 +57,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Returns the values for several keys, in their order. Runs `load` once for the keys that neither L1 nor Redis
     /// has, and stores its results.
     ///
-    /// Like [`LocalCache::get_many_or_load_async`](crate::LocalCache::get_many_or_load_async), with one round trip to
-    /// Redis for all keys that L1 misses. If other processes load some of the keys, the call waits for their values. If
+    /// Like [`LocalCache::get_many_or_load_async`](crate::LocalCache::get_many_or_load_async), usually with one
+    /// round trip to each partition in Redis for all keys that L1 misses. If other processes load some of the keys, the call waits for their values. If
     /// several of these loads fail at about the same time, `load` is called once for all of their keys.
     ///
     /// # Errors

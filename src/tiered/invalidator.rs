@@ -6,7 +6,7 @@ use crate::tiered::MAX_NAME_LEN;
 use crate::tiered::build::{
     check_heartbeat, check_namespace, layout_change, layout_of_several, partition_count,
 };
-use crate::tiered::builder::{DEFAULT_DEADLINE, DEFAULT_HEARTBEAT};
+use crate::tiered::builder::{DEFAULT_DEADLINE, DEFAULT_HEARTBEAT, MAX_DEADLINE};
 use crate::tiered::coherence::invalidation_acks::InvalidationAcks;
 use crate::tiered::health::Warning;
 use crate::tiered::l2::redis::{
@@ -89,9 +89,9 @@ impl InvalidatorBuilder {
         self
     }
 
-    /// Sets how long a call to Redis may take. Default: 200 milliseconds.
+    /// Sets how long a call to Redis may take, up to a day. Default: 200 milliseconds.
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.deadline = deadline.min(MAX_DEADLINE);
         self
     }
 

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// The default deadline of a call to Redis.
 pub(super) const DEFAULT_DEADLINE: Duration = Duration::from_millis(200);
+/// The longest deadline, so that sums of deadlines do not overflow.
+pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 /// The default interval between heartbeats.
 pub(super) const DEFAULT_HEARTBEAT: Duration = Duration::from_millis(500);
 /// The default maximum size of a value in Redis, in bytes.
@@ -81,8 +83,8 @@ impl<K, V> LocalCacheBuilder<K, V> {
     ///
     /// Name *all* sentinels (version 6.2 or newer): the answers of a primary count only while a majority of the
     /// sentinels agrees that it is the primary. If the sentinels have their own password, add
-    /// `?sentinel_user=..&sentinel_password=..`. For a cluster, some of the servers are enough. A namespace is one slot
-    /// of a cluster, on one server, so use one namespace for each cache.
+    /// `?sentinel_user=..&sentinel_password=..`. For a cluster, some of the servers are enough. A namespace is
+    /// distributed over all of its primaries, in as many [`partitions`](TieredCacheBuilder::partitions) as are set.
     ///
     /// `namespace` is the name of the cache in Redis. Caches with the same namespace, in any process, share their
     /// values, and must have the same types of keys and values. Each value is stored with its own [`Schema`] and that
@@ -224,7 +226,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         self
     }
 
-    /// Sets how long a call to Redis may take before it counts as failed. Default: 200 milliseconds.
+    /// Sets how long a call to Redis may take before it counts as failed, up to a day. Default: 200 milliseconds.
     ///
     /// A call that transfers values, or waits behind such calls, may take longer: one more second for each MiB of its
     /// own and of the calls before it. Values of more than 16 KiB have a connection of their own, so that small ones
@@ -241,7 +243,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     ///     .deadline(std::time::Duration::from_millis(100));
     /// ```
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.deadline = deadline.min(MAX_DEADLINE);
         self
     }
 

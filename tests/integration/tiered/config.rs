@@ -94,6 +94,26 @@ async fn backend_redis_needs_no_capacity_and_accepts_a_weight() {
 }
 
 /// The backend is changed by a restart with another configuration, the percentage without a restart.
+#[tokio::test]
+async fn settings_that_the_backend_redis_excludes_are_refused_before_it_is_built() {
+    let server = Server::start();
+    let settings = [
+        ("PRICES_CONSISTENCY", "bounded 5s"),
+        ("PRICES_READ_FROM_REPLICAS", "true"),
+    ];
+    let config = |backend| {
+        let config = config(&server, backend);
+        config.override_from_vars("PRICES_", settings).unwrap()
+    };
+    let builder = |config: CacheConfig| {
+        let local = config.local_builder::<u64, u64>().unwrap();
+        config.tiered_builder(local).map(drop)
+    };
+    builder(config("tiered")).unwrap();
+    let error = builder(config("redis")).unwrap_err().to_string();
+    assert!(error.contains("PRICES_READ_FROM_REPLICAS"), "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn backend_changed_to_redis_and_back_under_load_causes_no_error() {
     let server = Server::start();

@@ -8,7 +8,7 @@ use super::{
 use futures_util::future::join_all;
 use hotset::{
     AnyError, AsyncCache, BuildError, Cache, CacheFuture, Consistency, ErasedAsyncLoader,
-    ErasedKey, LoadError, Loaded, LocalCache, Propagation, TieredCache, Warning,
+    ErasedKey, Invalidator, LoadError, Loaded, LocalCache, Propagation, TieredCache, Warning,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -722,4 +722,21 @@ async fn dropped_futures_leave_no_lease_and_no_waiter() {
 async fn write_row() -> Result<(), ()> {
     tokio::time::sleep(Duration::from_micros(200)).await;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deadline_may_be_as_long_as_a_duration_can_be() {
+    let server = Server::start();
+    let cache = builder::<u64>(&server.url(), REALTIME).deadline(Duration::MAX);
+    let cache = cache.build().unwrap();
+    wait_until_proven(&cache).await;
+    let keys: Vec<u64> = (0..50).collect();
+    let inserted = join_all(keys.iter().map(|&key| cache.insert(key, key))).await;
+    assert_eq!(inserted, [Propagation::Acknowledged; 50]);
+    let read = join_all(keys.iter().map(|key| cache.get(key))).await;
+    assert_eq!(read, keys.iter().copied().map(Some).collect::<Vec<_>>());
+    let invalidator = Invalidator::builder(server.url(), "test").heartbeat(HEARTBEAT);
+    let invalidator = invalidator.deadline(Duration::MAX).build().unwrap();
+    invalidator.invalidate(&7).await.unwrap();
+    assert_eq!(cache.get(&7).await, None);
 }
