@@ -57,9 +57,10 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Returns the values for several keys, in their order. Runs `load` once for the keys that neither L1 nor Redis
     /// has, and stores its results.
     ///
-    /// Like [`LocalCache::get_many_or_load_async`](crate::LocalCache::get_many_or_load_async), usually with one
-    /// round trip to each partition in Redis for all keys that L1 misses. If other processes load some of the keys, the call waits for their values. If
-    /// several of these loads fail at about the same time, `load` is called once for all of their keys.
+    /// Like [`LocalCache::get_many_or_load_async`](crate::LocalCache::get_many_or_load_async), usually with one round trip
+    /// to each partition in Redis for all keys that L1 misses. If other processes load some of the keys, the call waits
+    /// for their values. If several of these loads fail at about the same time, `load` is called once for all of their
+    /// keys.
     ///
     /// # Errors
     ///

@@ -2,8 +2,8 @@
 
 full_steps=(
     "${default_steps[@]}" documentation feature-combinations wrong-calls oldest-rust platforms supply-chain
-    oldest-dependencies public-api loom shuttle address-sanitizer thread-sanitizer linearizability comparisons release-tests examples
-    benchmarks instructions load fuzzing
+    oldest-dependencies public-api loom shuttle address-sanitizer thread-sanitizer linearizability comparisons
+    release-tests examples benchmarks instructions load fuzzing
 )
 
 documentation() {

@@ -7,8 +7,9 @@ use crate::policy::state::EntryBounds;
 /// The part of a measured duration of a tick that counts in the mean, as a divisor.
 const MEAN_OVER: u64 = 8;
 
-/// The value of an entry that has expired. Values of others are at least 64 doublings for the weight and 10 for the
-/// lifetime below 0. It is not much less, so that the threshold of the search does not fall too far to rise again soon.
+/// The value of an entry that has expired. It is less than that of all others, which a weight lowers by up to 64
+/// doublings and a lifetime by up to 10. It is not much less, because the threshold of the search follows the values, and
+/// would otherwise take long to rise again.
 const EXPIRED: i32 = -96 * ValueTable::UNITS_PER_DOUBLING;
 
 /// The duration of the ticks of a shard's clock.

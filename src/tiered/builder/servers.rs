@@ -117,13 +117,13 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// Lets replicas serve values, in the class [`Bounded`](crate::Consistency::Bounded). Default: off.
     ///
     /// The replicas of each primary are found by asking it, and read from in turn, with the login of the URL. They have to
-    /// be reachable at the addresses in the primary's reply to `INFO replication`, and with TLS their certificates have
-    /// to be valid for these addresses. Without a replica that can be reached, the primary serves all reads. The promise
-    /// of the class remains: an old value for at most `ttl`, and never one that a call of this process has replaced, or
-    /// whose invalidation it has received. Each heartbeat reports the number of changes so far, and a replica that has as many
-    /// has all changes from before the heartbeat. So a value of a replica counts as read when the last heartbeat began,
-    /// and L1 keeps it for less time. While that is more than half of `ttl` ago, replicas are not read
-    /// from, so `ttl` should be several [heartbeats](Self::heartbeat) long.
+    /// be reachable at the addresses in the primary's reply to `INFO replication`, and with TLS their certificates have to
+    /// be valid for these addresses. Without a replica that can be reached, the primary serves all reads. The promise of
+    /// the class remains: an old value for at most `ttl`, and never one that a call of this process has replaced, or whose
+    /// invalidation it has received. Each heartbeat reports the number of changes so far, and a replica that has as many
+    /// has all changes from before the heartbeat. So a value of a replica counts as read when the last heartbeat began, and
+    /// L1 keeps it for less time. While that is more than half of `ttl` ago, replicas are not read from, so `ttl` should be
+    /// several [heartbeats](Self::heartbeat) long.
     ///
     /// Replicas serve reads that find a value. The primary serves all others, and those for which a replica fails, lacks a
     /// change, or has not replied within a quarter of the [deadline](Self::deadline). A replica that fails is not read

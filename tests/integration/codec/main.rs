@@ -52,7 +52,7 @@ enum Stored {
 }
 
 /// Stores each value in Redis and in a snapshot, and reads it from there. Panics if that yields another value, if values
-/// are lost without a warning, or if the values alone would be stored otherwise than in a [`Value`].
+/// are lost without a warning, or if a value alone is not decoded like one in a [`Value`].
 async fn store<V>(server: &Server, values: &[V]) -> Stored
 where
     V: RemoteValue + Schema + PartialEq + Debug + Into<Value>,

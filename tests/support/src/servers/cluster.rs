@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The time after which a replica has given up to take over. It waits five seconds for its primary.
+/// The time after which a replica no longer tries to take over. It waits five seconds for its primary.
 const MAX_FAILOVER_TIME: Duration = Duration::from_secs(10);
 
 /// Checks whether a server serves a slot, by its line in the reply to `CLUSTER NODES`.
