@@ -279,6 +279,12 @@ impl CircuitBreaker {
         self.remote.server()
     }
 
+    /// Returns `true` while calls are refused, because other processes use the namespace with another number of
+    /// partitions.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.remote.is_refused()
+    }
+
     /// Returns warnings about the server's configuration and about rights that were missing recently.
     pub(crate) fn warnings(&self) -> Vec<Warning> {
         let forbidden = self.missing_rights.lock().recent();
@@ -345,6 +351,9 @@ mod tests {
         }
         fn server(&self) -> Option<String> {
             None
+        }
+        fn is_refused(&self) -> bool {
+            false
         }
         fn warnings(&self) -> Vec<Warning> {
             Vec::new()

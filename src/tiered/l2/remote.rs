@@ -286,6 +286,10 @@ pub(crate) trait Remote: Send + Sync + 'static {
     /// Returns the address of the server that serves the keys, if there may be several and it is known.
     fn server(&self) -> Option<String>;
 
+    /// Returns `true` while calls are refused, because other processes use the namespace with another number of
+    /// partitions.
+    fn is_refused(&self) -> bool;
+
     /// Returns warnings about the configuration of the store, as far as they are known.
     fn warnings(&self) -> Vec<Warning>;
 

@@ -426,6 +426,10 @@ impl Remote for Arc<Redis> {
         self.route.last()?.connector.server()
     }
 
+    fn is_refused(&self) -> bool {
+        self.settings.layout.check().is_err()
+    }
+
     fn warnings(&self) -> Vec<Warning> {
         let link = self.route.last();
         let mut warnings = link.map_or_else(Vec::new, |link| link.connector.warnings());
