@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// Number of calls that are made at once, each in a round trip of its own.
 const MAX_SINGLE_CALLS: usize = 2;
@@ -29,8 +30,8 @@ const MAX_BATCHES: usize = 2;
 /// Number of times that a batch waits for further calls.
 const MAX_GATHERINGS: u32 = 8;
 
-/// Time for which the next batch waits for the slower partitions of a batch. A server that does not answer delays the
-/// calls to others by not more than this.
+/// Time for which the next batch waits for the slower partitions of a batch, if it has calls of others. A server that
+/// does not answer delays the calls to others by not more than this.
 const MAX_STRAGGLER_TIME: Duration = Duration::from_millis(1);
 
 /// A type that sends calls: a partition, or a link.
@@ -118,7 +119,7 @@ impl<B: Batched> Batches<B> {
         }
         // The time limit is for a runtime that is not driven. Otherwise the round trip ends in time.
         let limit = 2 * owner.deadline() + MAX_QUEUE_TIME;
-        let received = tokio::time::timeout(limit, receiver).await;
+        let received = timeout(limit, receiver).await;
         let shut_down = || RemoteError::Disconnected("the runtime shuts down".into());
         received
             .map_err(|_| RemoteError::Timeout)?
@@ -226,17 +227,32 @@ impl<B: Batched> Sender<B> {
                 None => groups.push(vec![call]),
             }
         }
+        let owners: Vec<_> = groups
+            .iter()
+            .map(|group| Arc::clone(&group[0].owner))
+            .collect();
         let calls = groups.into_iter().map(Self::send);
         let mut sending: FuturesUnordered<_> = calls.collect();
-        sending.next().await;
+        while timeout(MAX_STRAGGLER_TIME, sending.next()).await.is_err() {
+            if self.is_awaited_by_others(&owners) {
+                self.owner.runtime().spawn(sending.for_each(|()| ready(())));
+                return;
+            }
+        }
         if sending.is_empty() {
             return;
         }
         let all = sending.by_ref().for_each(|()| ready(()));
-        if tokio::time::timeout(MAX_STRAGGLER_TIME, all).await.is_err() {
-            let stragglers = sending.for_each(|()| ready(()));
-            self.owner.runtime().spawn(stragglers);
+        if timeout(MAX_STRAGGLER_TIME, all).await.is_err() {
+            self.owner.runtime().spawn(sending.for_each(|()| ready(())));
         }
+    }
+
+    /// Checks whether calls of owners other than these wait.
+    fn is_awaited_by_others(&self, owners: &[Arc<B::Owner>]) -> bool {
+        let queue = B::batches(&self.owner).0.lock();
+        let is_other = |call: &Queued<B>| !owners.iter().any(|it| Arc::ptr_eq(it, &call.owner));
+        queue.waiting.iter().any(is_other)
     }
 
     /// Waits for further calls of a batch.
@@ -456,6 +472,34 @@ mod tests {
                 // The calls of one partition are sent together, and not with those of another one.
                 assert!((2..=20).contains(&reply.unwrap()));
             }
+            assert!(
+                begun.elapsed() <= 4 * MAX_STRAGGLER_TIME,
+                "{:?}",
+                begun.elapsed()
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batches_of_a_partition_that_does_not_reply_delay_no_other_partition() {
+        let batches = Arc::<Batches<Call>>::default();
+        let owner = |is_hanging| {
+            Arc::new(Replies {
+                batches: Arc::clone(&batches),
+                is_hanging,
+                runtime: Handle::current(),
+            })
+        };
+        let (hanging, other) = (owner(true), owner(false));
+        for _ in 0..10 {
+            for _ in 0..2 * MAX_BATCHES {
+                let hanging = Arc::clone(&hanging);
+                tokio::spawn(async move { Batches::send(&hanging, Call).await });
+                // Each is in a batch of its own, if a task is left to send it.
+                tokio::time::sleep(Duration::from_micros(100)).await;
+            }
+            let begun = tokio::time::Instant::now();
+            assert_eq!(Batches::send(&other, Call).await.unwrap(), 1);
             assert!(
                 begun.elapsed() <= 4 * MAX_STRAGGLER_TIME,
                 "{:?}",
