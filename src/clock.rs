@@ -24,6 +24,19 @@ use time::{SystemTime, UNIX_EPOCH};
 #[cfg(test)]
 pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Waits for a condition that other threads make true.
+#[cfg(test)]
+pub(crate) fn until(condition: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !condition() {
+        assert!(
+            start.elapsed() < TEST_TIMEOUT,
+            "the condition did not hold in time"
+        );
+        std::thread::yield_now();
+    }
+}
+
 /// A source of time for expiration.
 ///
 /// The cache compares the time of this clock with deadlines that it computed from earlier readings, with saturating

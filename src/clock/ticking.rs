@@ -205,7 +205,7 @@ fn run() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{TEST_TIMEOUT, TimeSource};
+    use crate::clock::{TEST_TIMEOUT, TimeSource, until};
     use std::time::Instant;
 
     /// Ensures that the tests of one process do not use ticking clocks at the same time.
@@ -216,9 +216,7 @@ mod tests {
     }
 
     fn await_stop() {
-        while Ticker::lock().running_in.is_some() {
-            thread::yield_now();
-        }
+        until(|| Ticker::lock().running_in.is_none());
     }
 
     #[test]

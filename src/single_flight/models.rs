@@ -166,7 +166,7 @@ impl Model {
         };
         let mut shard = self.shard.lock();
         if self.short_path && leader.is_alone() {
-            Self::check_order(&shard, &entry);
+            Self::check_order(shard.as_ref(), &entry);
             *shard = Some(entry);
             leader.finish_lone_write();
             return true;
@@ -174,14 +174,14 @@ impl Model {
         let Ok(key_write) = self.in_flight.begin_write(HASH, &KEY, Some(leader)) else {
             return false;
         };
-        Self::check_order(&shard, &entry);
+        Self::check_order(shard.as_ref(), &entry);
         *shard = Some(entry);
         key_write.finish();
         true
     }
 
     /// Checks that an entry may replace the stored one.
-    fn check_order(stored: &Option<Entry>, entry: &Entry) {
+    fn check_order(stored: Option<&Entry>, entry: &Entry) {
         let Some(old) = stored else {
             return;
         };
@@ -310,7 +310,7 @@ impl<'a> Caller<'a> {
         if !self.permitted.replace(true) && !leader.begin(self.candidate()) {
             return None;
         }
-        let found = looks_again.then(|| self.found(&self.model.shard.lock()));
+        let found = looks_again.then(|| self.found(self.model.shard.lock().as_ref()));
         let value = match found.flatten() {
             Some(value) => value,
             None => self.load(&mut leader),
@@ -323,12 +323,13 @@ impl<'a> Caller<'a> {
     /// Looks the key up and joins or leads its load under one hold of the shard's lock.
     fn look_up(&self) -> Result<u32, Role<'a, u32, u32>> {
         let shard = self.model.shard.lock();
-        self.found(&shard).ok_or_else(|| self.join_or_lead())
+        self.found(shard.as_ref())
+            .ok_or_else(|| self.join_or_lead())
     }
 
-    fn found(&self, shard: &Option<Entry>) -> Option<u32> {
+    fn found(&self, stored: Option<&Entry>) -> Option<u32> {
         // A value of an older epoch counts as invalidated.
-        let entry = shard.as_ref().filter(|entry| entry.epoch >= self.epoch);
+        let entry = stored.filter(|entry| entry.epoch >= self.epoch);
         entry.map(|entry| entry.value)
     }
 

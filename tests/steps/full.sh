@@ -42,12 +42,14 @@ oldest_rust() {
 
 # Runs the models of the lock, of single flight and of the bound with all schedules of few preemptions.
 loom() {
+    report_lints
     RUSTFLAGS="--cfg loom_models" CARGO_TARGET_DIR=$target/loom cargo test --release --lib models
 }
 
 # Runs the same models with random schedules.
 #   shuttle [SCHEDULES]
 shuttle() {
+    report_lints
     RUSTFLAGS="--cfg shuttle_models" CARGO_TARGET_DIR=$target/shuttle HOTSET_SCHEDULES=${1-2000} \
         cargo test --release --lib models
 }
@@ -56,6 +58,7 @@ shuttle() {
 #   fuzzing [SECONDS]
 fuzzing() {
     local name corpus
+    report_lints
     need c++ "a C++ compiler, which builds libFuzzer" g++
     need_tool cargo-fuzz 0.13.2
     for name in envelope snapshot config scripts operations; do

@@ -25,7 +25,7 @@ thread_local! {
 fn now() -> Instant {
     static START: OnceLock<Instant> = OnceLock::new();
     let start = *START.get_or_init(Instant::now);
-    NOW.with(|now| now.get()).unwrap_or(start)
+    NOW.with(Cell::get).unwrap_or(start)
 }
 
 /// A timer that fires at once, if it works, and moves the time of its thread.
@@ -71,15 +71,13 @@ impl Permits {
     fn load(&self, timer_works: bool) {
         let mut timer = ModelTimer { works: timer_works };
         let acquire = async {
-            match self.bulkhead.try_acquire() {
-                Some(permit) => permit,
-                None => {
-                    let mut queued = self.bulkhead.enqueue();
-                    let turn = |cx: &mut Context<'_>| queued.poll(cx.waker());
-                    let permit = poll_until(&mut timer, None, turn).await;
-                    permit.expect("there is no deadline")
-                }
+            if let Some(permit) = self.bulkhead.try_acquire() {
+                return permit;
             }
+            let mut queued = self.bulkhead.enqueue();
+            let turn = |cx: &mut Context<'_>| queued.poll(cx.waker());
+            let permit = poll_until(&mut timer, None, turn).await;
+            permit.expect("there is no deadline")
         };
         let permit = block_on(acquire);
         let running = self.running.fetch_add(1, Relaxed);

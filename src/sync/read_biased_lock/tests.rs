@@ -1,4 +1,5 @@
 use super::*;
+use crate::clock::until;
 use crate::sync::thread_slot::tests::on_live_threads;
 use std::cell::OnceCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -177,9 +178,7 @@ fn read_inside_a_read(lock: &ReadBiasedLock<i32>, other: &ReadBiasedLock<i32>) {
         scope.spawn(move || {
             lock.read(|_| {
                 reading.send(()).unwrap();
-                while lock.read_bias.load(SeqCst) != REVOKED {
-                    thread::yield_now();
-                }
+                until(|| lock.read_bias.load(SeqCst) == REVOKED);
                 // The writer waits for this thread now.
                 lock.read(|value| assert_eq!(*value, 0));
                 other.read(|_| lock.read(|_| other.read(|value| assert_eq!(*value, 0))));
@@ -246,9 +245,7 @@ fn nested_readers_in_opposite_order(locks: &[ReadBiasedLock<i32>; 2]) {
             scope.spawn(move || {
                 first.read(|_| {
                     reading.wait();
-                    while !ready() {
-                        thread::yield_now();
-                    }
+                    until(ready);
                     second.read(|_| ());
                 });
             });
@@ -282,9 +279,7 @@ fn writer_that_waits_for_a_slow_reader_uses_little_processor_time() {
         scope.spawn(|| {
             lock.read(|_| {
                 reading.send(()).unwrap();
-                while lock.read_bias.load(SeqCst) != REVOKED {
-                    thread::yield_now();
-                }
+                until(|| lock.read_bias.load(SeqCst) == REVOKED);
                 let until = processor_time() + read_time;
                 while processor_time() < until {}
             });
@@ -310,16 +305,12 @@ fn parked_writer_releases_the_lock_for_a_nested_waiter() {
         scope.spawn(|| {
             lock.read(|_| {
                 reading.send(()).unwrap();
-                while !read_both.load(SeqCst) {
-                    thread::yield_now();
-                }
+                until(|| read_both.load(SeqCst));
             });
         });
         is_reading.recv().unwrap();
         scope.spawn(|| *lock.write() = 1);
-        while lock.parked_writer.lock().is_none() {
-            thread::yield_now();
-        }
+        until(|| lock.parked_writer.lock().is_some());
         other.read(|_| lock.read(|_| ()));
         read_both.store(true, SeqCst);
     });
