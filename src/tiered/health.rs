@@ -37,7 +37,8 @@ pub struct Health {
     /// run their loaders at once.
     pub breaker_open: bool,
     /// The time for which invalidations of other processes have been proven to arrive without a break, or `None` if
-    /// they are not proven to arrive now.
+    /// they are not proven to arrive now, or if calls are refused because other processes use another number of
+    /// partitions.
     #[cfg_attr(feature = "serde", serde(serialize_with = "optional_seconds"))]
     pub proven_for: Option<Duration>,
     /// The number of times that invalidations of a partition were missing, so that L1 invalidated its entries.

@@ -30,8 +30,9 @@ const MAX_BATCHES: usize = 2;
 /// Number of times that a batch waits for further calls.
 const MAX_GATHERINGS: u32 = 8;
 
-/// Time for which the next batch waits for the slower partitions of a batch, if it has calls of others. A server that
-/// does not answer delays the calls to others by not more than this.
+/// Time for which the next batch waits for the slower partitions of a batch. While no partition has replied, the next
+/// batch waits longer, unless calls to other partitions are queued. A server that does not answer delays the calls to
+/// others by not more than this.
 const MAX_STRAGGLER_TIME: Duration = Duration::from_millis(1);
 
 /// A type that sends calls: a partition, or a link.
