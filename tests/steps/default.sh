@@ -45,7 +45,7 @@ dependencies() {
 # wait for servers are built first, and run while the others are built and run.
 tests() {
     local all=(--workspace --all-features) waiting=(tiered monitoring shop)
-    local package binaries binary others=() logs pids=() status=0
+    local package binaries binary first=(--lib --bins) second=() logs jobs pids=() status=0 at
     # `profiles` has no tests, and the others have steps of their own.
     for package in peers profiles public_api; do
         all+=(--exclude "$package")
@@ -65,16 +65,25 @@ tests() {
     # The documentation's examples are compiled as one crate, which uses one processor for most of the time.
     cargo test "${all[@]}" --doc >"$logs/doc" 2>&1 &
     pids+=($!)
+    # Two of the other binaries run at a time, because many of them end with a test that uses one processor.
     for binary in $binaries; do
         # Wrong calls have a step of their own, because they compile dependencies once more.
-        [[ " ${waiting[*]} wrong_calls " == *" $binary "* ]] || others+=(--test "$binary")
+        if [[ " ${waiting[*]} wrong_calls " == *" $binary "* ]]; then
+            continue
+        elif [ "${#first[@]}" -lt "${#second[@]}" ]; then
+            first+=(--test "$binary")
+        else
+            second+=(--test "$binary")
+        fi
     done
-    [ "${#others[@]}" -gt 0 ] || { echo "Cargo has printed no names of test binaries" >&2; status=1; }
-    cargo test "${all[@]}" --no-fail-fast --lib --bins "${others[@]}" || status=1
-    waiting+=(doc)
-    for binary in "${!waiting[@]}"; do
-        wait "${pids[binary]}" || status=1
-        cat "$logs/${waiting[binary]}"
+    [ "${#second[@]}" -gt 0 ] || { echo "Cargo has printed no names of test binaries" >&2; status=1; }
+    cargo test "${all[@]}" --no-fail-fast "${first[@]}" >"$logs/first" 2>&1 &
+    pids+=($!)
+    cargo test "${all[@]}" --no-fail-fast "${second[@]}" || status=1
+    jobs=("${waiting[@]}" doc first)
+    for at in "${!jobs[@]}"; do
+        wait "${pids[at]}" || status=1
+        cat "$logs/${jobs[at]}"
     done
     rm -r "$logs"
     return "$status"
