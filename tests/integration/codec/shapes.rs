@@ -458,6 +458,7 @@ async fn altered_value_stays_in_l1_of_the_process_that_wrote_it() {
     let build = async || -> TieredCache<u64, Option<Option<u8>>> {
         let builder = LocalCache::builder().capacity(100);
         let builder = builder.redis(server.url(), "local");
+        let builder = builder.deadline(Duration::from_secs(30));
         let cache = builder.consistency(MINUTE).build().unwrap();
         wait_until_proven(&cache).await;
         cache

@@ -2,8 +2,8 @@
 
 use super::servers::{Cut, Proxy, Server, in_time, soon, with_growing_time};
 use super::{
-    DEADLINE, HEARTBEAT, LONG_LEASE, MINUTE, SHORT_DEADLINE, SHORT_HEARTBEAT, builder,
-    builder_with, fails, proven, value,
+    DEADLINE, HEARTBEAT, LONG_HEARTBEAT, LONG_LEASE, MINUTE, SHORT_DEADLINE, SHORT_HEARTBEAT,
+    builder, builder_with, fails, proven, value,
 };
 use futures_util::future::join_all;
 use hotset::{
@@ -177,7 +177,8 @@ async fn longest_durations_are_valid_settings() {
             .capacity(100)
             .lease(lease)
             .time_to_live(ttl);
-        let cache: TieredCache<u64, u64> = builder.redis(server.url(), "test").build().unwrap();
+        let builder = builder.redis(server.url(), "test").heartbeat(HEARTBEAT);
+        let cache: TieredCache<u64, u64> = builder.deadline(DEADLINE).build().unwrap();
         wait_until_proven(&cache).await;
         cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
         assert_eq!(cache.insert(2, 20).await, Propagation::Acknowledged);
@@ -446,6 +447,8 @@ async fn load_that_waits_for_a_permit_holds_no_lease() {
             .lease(lease)
             .max_concurrent_loads(1)
             .redis(server.url(), "test")
+            // A lost heartbeat would clear L1.
+            .heartbeat(LONG_HEARTBEAT)
             .deadline(DEADLINE)
             .build()
             .unwrap();

@@ -2,7 +2,7 @@
 
 use super::history::CLOCK_RESOLUTION;
 use super::servers::{Server, soon};
-use super::{MINUTE, builder, fails, proven, set_time_left, value};
+use super::{DEADLINE, HEARTBEAT, MINUTE, builder, fails, proven, set_time_left, value};
 use hotset::{Consistency, TieredCache};
 use std::time::{Duration, Instant};
 use support::caches::wait_until_proven;
@@ -109,6 +109,8 @@ fn cache_with_one_permit(server: &Server) -> TieredCache<u64, u64> {
         .max_concurrent_loads(1)
         .redis(server.url(), "test")
         .consistency(MINUTE)
+        .heartbeat(HEARTBEAT)
+        .deadline(DEADLINE)
         .build()
         .unwrap()
 }
@@ -164,6 +166,8 @@ fn tracking(server: &Server) -> TieredCache<u64, u64> {
         .time_to_live(Duration::from_secs(300))
         .redis(server.url(), "test")
         .consistency(MINUTE)
+        .heartbeat(HEARTBEAT)
+        .deadline(DEADLINE)
         .build()
         .unwrap()
 }

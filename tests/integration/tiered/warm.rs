@@ -1,7 +1,7 @@
 //! Warming of a process that has just started.
 
 use super::servers::Server;
-use super::{MINUTE, SHORT_HEARTBEAT, builder, fails, proven, value};
+use super::{DEADLINE, MINUTE, SHORT_HEARTBEAT, builder, fails, proven, value};
 use hotset::{
     AsyncCache, Cache as _, Consistency, LoadError, LocalCache, Propagation, SnapshotError,
     TieredCache, WarmOptions, WarmOutcome,
@@ -165,7 +165,7 @@ async fn warming_stops_when_l1_is_full() {
         let builder = LocalCache::builder().capacity(100);
         let builder = builder.time_to_live(Duration::from_secs(300));
         let builder = builder.redis(server.url(), "small").consistency(MINUTE);
-        builder.build().unwrap()
+        builder.deadline(DEADLINE).build().unwrap()
     };
     let cache: Cache = small();
     let report = cache.warm_async(0.., rows).await;
