@@ -360,8 +360,8 @@ fn insert_evicts_from_another_shard_that_is_always_being_read() {
 
 /// Checks whether a key that was hit survives a scan of keys that are requested once, in a cache of this capacity.
 fn hot_key_survives_a_scan(policy: Policy, capacity: usize, hit_during_the_scan: bool) -> bool {
-    // With a random hasher, one run in some hundreds takes a new key for one that was evicted, because S3-FIFO remembers
-    // evicted keys as fingerprints.
+    // S3-FIFO remembers evicted keys as fingerprints. With a random hasher, a new key would sometimes have the fingerprint
+    // of an evicted one, and replace the key that was hit.
     let hasher = BuildHasherDefault::<DefaultHasher>::default();
     let cache = bounded(capacity, 1).policy(policy).hasher(hasher).build();
     let cache = cache.unwrap();

@@ -1,7 +1,5 @@
 //! Namespaces that move to another number of partitions while they are in use.
 
-use std::panic::Location;
-
 use super::servers::{Server, in_time, soon};
 use super::{DEADLINE, HEARTBEAT, LONG_LEASE, builder_with, fails, value};
 use hotset::{
@@ -45,27 +43,17 @@ async fn wait_until_moved(caches: &[&TieredCache<u64, u64>], percent: f64) {
 }
 
 /// Reads all keys in L2, of which each has its key as its value.
-#[track_caller]
-fn read_all(cache: &TieredCache<u64, u64>) -> impl Future<Output = ()> {
-    let caller = Location::caller();
-    async move {
-        let keys: Vec<u64> = (0..KEYS).collect();
-        let (one, many) = keys.split_at(keys.len() / 2);
-        for key in one {
-            match cache.get_or_load_async(key, fails).await {
-                Ok(found) => assert_eq!(found, *key, "read from {caller}"),
-                Err(error) => {
-                    let (health, stats) = (cache.health(), cache.tier_stats());
-                    panic!("{error}: key {key}, read from {caller}: {health:#?} {stats:#?}");
-                }
-            }
-        }
-        let load = |missing: Vec<u64>| async move {
-            Err::<Vec<(u64, u64)>, _>(format!("not to be loaded: {missing:?}"))
-        };
-        let found = cache.get_many_or_load_async(many, load).await.unwrap();
-        assert!(many.iter().copied().map(Some).eq(found));
+async fn read_all(cache: &TieredCache<u64, u64>) {
+    let keys: Vec<u64> = (0..KEYS).collect();
+    let (one, many) = keys.split_at(keys.len() / 2);
+    for key in one {
+        assert_eq!(cache.get_or_load_async(key, fails).await.unwrap(), *key);
     }
+    let load = |missing: Vec<u64>| async move {
+        Err::<Vec<(u64, u64)>, _>(format!("not to be loaded: {missing:?}"))
+    };
+    let found = cache.get_many_or_load_async(many, load).await.unwrap();
+    assert!(many.iter().copied().map(Some).eq(found));
 }
 
 fn is_held_back(cache: &TieredCache<u64, u64>) -> bool {

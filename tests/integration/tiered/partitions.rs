@@ -22,7 +22,8 @@ async fn partitioned(cluster: &Cluster, consistency: Consistency) -> TieredCache
     let cache = builder_with(&cluster.url(), consistency, |local| {
         local.time_to_live(LONG_LEASE)
     });
-    // A read without a proof removes the entries of a partition from L1. So the proof has to last on a busy machine.
+    // If a heartbeat is late, a read removes the entries of its partition from L1. So the read lease is long enough for a
+    // busy machine.
     let cache = cache.heartbeat(Duration::from_secs(5));
     let cache = cache.partitions(PARTITIONS).build().unwrap();
     wait_until_proven(&cache).await;

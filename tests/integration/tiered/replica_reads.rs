@@ -93,7 +93,7 @@ async fn read_from_replica(cache: &TieredCache<u64, u64>, key: u64, expected: u6
 /// Inserts each key as its own value, and reads the keys until replicas have served `least` of them in one read. A cache
 /// over several servers neither stores nor serves a value while its heartbeats are late, so missing values are inserted
 /// again.
-async fn read_from_replicas_of_several(cache: &TieredCache<u64, u64>, keys: &[u64], least: u64) {
+async fn insert_and_read_from_replicas(cache: &TieredCache<u64, u64>, keys: &[u64], least: u64) {
     soon_async("replicas serve the keys", || async {
         let served = counts(cache).served;
         let mut are_missing = false;
@@ -318,7 +318,7 @@ async fn replicas_of_a_cluster_serve_reads_and_take_over() {
         .build()
         .unwrap();
     wait_until_proven(&cache).await;
-    read_from_replicas_of_several(&cache, &[1], 1).await;
+    insert_and_read_from_replicas(&cache, &[1], 1).await;
     let slot = cluster.slot("test");
     // A server may abort a failover that other servers have to agree to.
     cluster.fail_over(slot, Some("TAKEOVER"));
@@ -342,7 +342,7 @@ async fn each_partition_is_read_from_the_replica_of_its_primary() {
     let cache = reading(&cluster.url(), MINUTE).build().unwrap();
     wait_until_proven(&cache).await;
     let keys: Vec<u64> = (0..100).collect();
-    read_from_replicas_of_several(&cache, &keys, 99).await;
+    insert_and_read_from_replicas(&cache, &keys, 99).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -350,7 +350,7 @@ async fn replica_behind_sentinels_serves_reads() {
     let replicated = Replicated::start().await;
     let cache = reading(&replicated.url(), MINUTE).build().unwrap();
     wait_until_proven(&cache).await;
-    read_from_replicas_of_several(&cache, &[1], 1).await;
+    insert_and_read_from_replicas(&cache, &[1], 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

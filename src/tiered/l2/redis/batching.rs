@@ -234,6 +234,7 @@ impl<B: Batched> Sender<B> {
             .collect();
         let calls = groups.into_iter().map(Self::send);
         let mut sending: FuturesUnordered<_> = calls.collect();
+        // While no partition has replied, only calls to other partitions have a reason to pass this batch.
         while timeout(MAX_STRAGGLER_TIME, sending.next()).await.is_err() {
             if self.is_awaited_by_others(&owners) {
                 self.owner.runtime().spawn(sending.for_each(|()| ready(())));
@@ -450,17 +451,21 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn partition_that_does_not_reply_delays_no_other_partition() {
+    /// Returns partitions that share their batches, and of which some do not reply.
+    fn partitions<const N: usize>(are_hanging: [bool; N]) -> [Arc<Replies>; N] {
         let batches = Arc::<Batches<Call>>::default();
-        let owner = |is_hanging| {
+        are_hanging.map(|is_hanging| {
             Arc::new(Replies {
                 batches: Arc::clone(&batches),
                 is_hanging,
                 runtime: Handle::current(),
             })
-        };
-        let (hanging, others) = (owner(true), [owner(false), owner(false)]);
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn partition_that_does_not_reply_delays_no_other_partition() {
+        let [hanging, others @ ..] = partitions([true, false, false]);
         for _ in 0..10 {
             let begun = tokio::time::Instant::now();
             for _ in 0..5 {
@@ -483,15 +488,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn batches_of_a_partition_that_does_not_reply_delay_no_other_partition() {
-        let batches = Arc::<Batches<Call>>::default();
-        let owner = |is_hanging| {
-            Arc::new(Replies {
-                batches: Arc::clone(&batches),
-                is_hanging,
-                runtime: Handle::current(),
-            })
-        };
-        let (hanging, other) = (owner(true), owner(false));
+        let [hanging, other] = partitions([true, false]);
         for _ in 0..10 {
             for _ in 0..2 * MAX_BATCHES {
                 let hanging = Arc::clone(&hanging);
