@@ -353,8 +353,7 @@ impl<K, V> Inner<K, V> {
         for (number, partition) in self.partitions.iter().enumerate() {
             let proof = partition.proof.lock();
             let since = |since: Option<Instant>| since.map(|since| since.elapsed());
-            // A heartbeat may arrive before the reply that accepts the number of partitions. Until then, calls are refused.
-            let is_proven = self.read_lease.is_proven(number, now) && !partition.l2.is_refused();
+            let is_proven = self.read_lease.is_proven(number, now);
             let state = PartitionHealth {
                 layout: self.partitions.map.layout_of(number),
                 server: partition.l2.server(),

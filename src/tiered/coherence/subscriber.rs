@@ -210,7 +210,11 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
                     self.senders.insert(sender);
                 }
             }
-            Effect::InvalidateAll { lease_until } => self.invalidate_all(lease_until),
+            Effect::InvalidateAll { lease_until } => {
+                self.invalidate_all(lease_until.filter(|_| !self.is_refused()));
+            }
+            // The next heartbeat grants the lease.
+            Effect::RenewLease { .. } if self.is_refused() => {}
             Effect::RenewLease { until } => {
                 let mut proof = self.partition().proof.lock();
                 if proof.since.is_none() || !inner.read_lease.is_proven(self.number, now()) {
@@ -221,6 +225,13 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
                 inner.read_lease.grant(self.number, until);
             }
         }
+    }
+
+    /// Checks whether calls are refused, because other processes use the namespace with another number of partitions. A
+    /// heartbeat may arrive before the reply that ends this. If it granted the lease, the namespace would seem usable a
+    /// moment too early.
+    fn is_refused(&self) -> bool {
+        self.partition().l2.is_refused()
     }
 
     /// Invalidates the entries of the partition in L1, and the loads in flight, because events are missing or may be.

@@ -1,10 +1,10 @@
 //! Namespaces that move to another number of partitions while they are in use.
 
-use super::servers::{Server, in_time, soon};
-use super::{DEADLINE, HEARTBEAT, LONG_LEASE, builder_with, fails, value};
+use super::servers::{Cut, Proxy, Server, in_time, soon};
+use super::{DEADLINE, HEARTBEAT, LONG_LEASE, builder, builder_with, fails, value};
 use hotset::{
     BuildError, Consistency, Invalidator, Loaded, LocalCache, Propagation, Rollout, TieredCache,
-    TieredCacheBuilder, Warning,
+    TieredCacheBuilder, WarmOptions, Warning,
 };
 use support::caches::wait_until_proven;
 
@@ -304,6 +304,37 @@ async fn invalidator_reaches_both_layouts() {
     let old = builder().partitions(1).build().unwrap();
     let refused = old.invalidate(&1).await.unwrap_err();
     assert!(refused.to_string().contains("partitions"), "{refused}");
+}
+
+/// The heartbeat of a renewal arrives on another connection than the reply, which ends the refusal of calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn namespace_is_proven_only_after_the_reply_that_accepts_its_partitions() {
+    let (server, rollout) = (Server::start(), Rollout::full());
+    let proxy = Proxy::start(server.address()).await;
+    let other = build(moving(&server, &rollout).partitions(4)).await;
+    let cache = builder::<u64>(&proxy.url(), Consistency::Realtime);
+    let cache = cache.partitions(1).build().unwrap();
+    soon("the number of partitions is refused", || {
+        is_held_back(&cache)
+    })
+    .await;
+
+    proxy.cut(Cut::Replies);
+    drop(other);
+    let_notes_expire(&server);
+    soon("a renewal is accepted", || !notes(&server).is_empty()).await;
+    let writer = build(moving(&server, &rollout).partitions(1)).await;
+    writer.insert(1, 10).await;
+    // Its event arrives after the heartbeat of the renewal that was accepted.
+    soon("the cache receives events", || {
+        cache.tier_stats().events > 0
+    })
+    .await;
+    assert_eq!(cache.health().proven_for, None);
+    let warming = cache.warm_from_l2(WarmOptions::new(), [1]);
+    let (report, ()) = tokio::join!(warming, async { proxy.mend() });
+    assert_eq!((report.found, report.failed), (1, 0));
+    wait_until_proven(&cache).await;
 }
 
 #[tokio::test]

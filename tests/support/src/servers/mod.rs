@@ -271,13 +271,15 @@ pub enum Cut {
     Nothing,
     /// Connections that have subscribed.
     Subscriptions,
+    /// The direction from the server to the client, on connections that have not subscribed.
+    Replies,
     /// Connections of replicas and sentinels, but not those of clients.
     Peers,
     All,
 }
 
-/// A proxy in front of a server that can cut connections. Bytes sent on a cut connection, in either direction, do not
-/// arrive, and nothing is closed, like with a pulled cable. A reset closes all connections.
+/// A proxy in front of a server that can cut connections. Bytes sent on a cut connection do not arrive, and nothing is
+/// closed, like with a pulled cable. A reset closes all connections.
 pub struct Proxy {
     port: u16,
     target: Arc<Mutex<SocketAddr>>,
@@ -372,8 +374,9 @@ async fn forward(
     // Bytes of the client that were read and not yet forwarded.
     let mut pending = Vec::new();
     loop {
-        let is_cut = match *cut.borrow_and_update() {
-            Cut::Nothing => false,
+        let cuts = *cut.borrow_and_update();
+        let is_cut = match cuts {
+            Cut::Nothing | Cut::Replies => false,
             Cut::Subscriptions => subscribes,
             Cut::Peers => is_peer,
             Cut::All => true,
@@ -400,7 +403,7 @@ async fn forward(
                 pending.extend_from_slice(sent);
                 sent.len()
             }
-            read = server.read(&mut down) => {
+            read = server.read(&mut down), if cuts != Cut::Replies || subscribes => {
                 let sent = &down[..read?];
                 client.write_all(sent).await?;
                 sent.len()
