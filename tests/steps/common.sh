@@ -17,6 +17,10 @@ summary=$(mktemp)
 
 note() { printf ' %-8s %6s  %s\n' "$1" "$2" "$3" >>"$summary"; }
 
+# What most steps build: all packages but those whose dependencies have other features, so that each dependency is built
+# once.
+workspace=(--workspace --all-features --exclude peers --exclude public_api)
+
 # Reports lints of Clippy as errors, in everything that the step compiles from now on. Its driver compiles the programs,
 # so that dependencies are not compiled once more for Clippy.
 report_lints() { export RUSTC_WORKSPACE_WRAPPER=$PWD/tests/steps/rustc_with_lints; }

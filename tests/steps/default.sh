@@ -44,31 +44,37 @@ dependencies() {
 # Runs all tests and doctests with all features, except those that have a step of their own. The binaries that mostly
 # wait for servers are built first, and run while the others are built and run.
 tests() {
-    local all=(--workspace --all-features) waiting=(tiered monitoring shop)
-    local package binaries binary first=(--lib --bins) second=() logs jobs pids=() status=0 at
-    # `profiles` has no tests, and the others have steps of their own.
-    for package in peers profiles public_api; do
-        all+=(--exclude "$package")
-    done
+    local waiting=(tiered monitoring shop) binary logs pids=() status=0 at
     report_lints
-    cargo build "${all[@]}" --bin shop "${waiting[@]/#/--test=}"
+    cargo build "${workspace[@]}" --bin shop "${waiting[@]/#/--test=}"
     logs=$(mktemp -d)
     for binary in "${waiting[@]}"; do
         # More tests than processors, because they wait most of the time.
         RUST_TEST_THREADS=6 HOTSET_SHOP=$target/debug/shop \
-            cargo test "${all[@]}" --test "$binary" >"$logs/$binary" 2>&1 &
+            cargo test "${workspace[@]}" --test "$binary" >"$logs/$binary" 2>&1 &
         pids+=($!)
     done
-    # After a failure, the binaries that run already have to end.
-    binaries=$(cargo test "${all[@]}" --lib --bins --tests --no-run 2>&1 | tee >(cat >&2) | names_of_test_binaries) ||
-        status=1
-    # The documentation's examples are compiled as one crate, which uses one processor for most of the time.
-    cargo test "${all[@]}" --doc >"$logs/doc" 2>&1 &
-    pids+=($!)
-    # Two of the other binaries run at a time, because many of them end with a test that uses one processor.
+    # After a failure, the binaries that run already have to end. Wrong calls have a step of their own, because they
+    # compile dependencies once more.
+    test_in_pairs "${waiting[*]} wrong_calls" "${workspace[@]}" || status=1
+    for at in "${!waiting[@]}"; do
+        wait "${pids[at]}" || status=1
+        cat "$logs/${waiting[at]}"
+    done
+    rm -r "$logs"
+    return "$status"
+}
+
+# Runs the tests and doctests of a selection of packages. Two binaries run at a time, because many of them end with a
+# test that uses one processor.
+#   test_in_pairs "EXCLUDED BINARY..." OPTION OF CARGO...
+test_in_pairs() {
+    local excluded=$1 selection=("${@:2}") binaries binary first=(--lib --bins) second=() logs documentation others
+    local status=0
+    binaries=$(cargo test "${selection[@]}" --lib --bins --tests --no-run 2>&1 | tee >(cat >&2) |
+        names_of_test_binaries) || status=1
     for binary in $binaries; do
-        # Wrong calls have a step of their own, because they compile dependencies once more.
-        if [[ " ${waiting[*]} wrong_calls " == *" $binary "* ]]; then
+        if [[ " $excluded " == *" $binary "* ]]; then
             continue
         elif [ "${#first[@]}" -lt "${#second[@]}" ]; then
             first+=(--test "$binary")
@@ -77,14 +83,16 @@ tests() {
         fi
     done
     [ "${#second[@]}" -gt 0 ] || { echo "Cargo has printed no names of test binaries" >&2; status=1; }
-    cargo test "${all[@]}" --no-fail-fast "${first[@]}" >"$logs/first" 2>&1 &
-    pids+=($!)
-    cargo test "${all[@]}" --no-fail-fast "${second[@]}" || status=1
-    jobs=("${waiting[@]}" doc first)
-    for at in "${!jobs[@]}"; do
-        wait "${pids[at]}" || status=1
-        cat "$logs/${jobs[at]}"
-    done
+    logs=$(mktemp -d)
+    # The documentation's examples are compiled as one crate, which uses one processor for most of the time.
+    cargo test "${selection[@]}" --doc >"$logs/documentation" 2>&1 &
+    documentation=$!
+    cargo test "${selection[@]}" --no-fail-fast "${first[@]}" >"$logs/others" 2>&1 &
+    others=$!
+    cargo test "${selection[@]}" --no-fail-fast "${second[@]}" || status=1
+    wait "$documentation" || status=1
+    wait "$others" || status=1
+    cat "$logs/documentation" "$logs/others"
     rm -r "$logs"
     return "$status"
 }

@@ -17,8 +17,11 @@ feature_combinations() {
         testing serde,redis; do
         cargo clippy --features "$features" -- -D warnings
     done
-    cargo clippy --all-targets -- -D warnings
-    cargo test
+    # Users build this program alone.
+    cargo clippy -p profiles -- -D warnings
+    report_lints
+    cargo build --examples
+    test_in_pairs wrong_calls
 }
 
 # Checks the errors of the compiler for calls that users may write wrongly.
@@ -54,20 +57,36 @@ shuttle() {
         cargo test --release --lib models
 }
 
-# Searches with each fuzz target for inputs that make it fail. It uses no sanitizer, so it needs no nightly toolchain.
+# Searches with each fuzz target for inputs that make it fail. It uses no sanitizer, so it needs no nightly toolchain. Two
+# targets run at a time, because each uses one processor.
 #   fuzzing [SECONDS]
 fuzzing() {
-    local name corpus
+    local logs first status=0
     report_lints
     need c++ "a C++ compiler, which builds libFuzzer" g++
     need_tool cargo-fuzz 0.13.2
-    for name in envelope snapshot config scripts operations; do
+    cargo fuzz build --fuzz-dir tests/fuzz --sanitizer none --target-dir "$target/fuzz"
+    logs=$(mktemp -d)
+    fuzz "${1-20}" envelope config operations >"$logs/first" 2>&1 &
+    first=$!
+    fuzz "${1-20}" snapshot scripts || status=1
+    wait "$first" || status=1
+    cat "$logs/first"
+    rm -r "$logs"
+    return "$status"
+}
+
+# Searches with one fuzz target after another.
+#   fuzz SECONDS TARGET...
+fuzz() {
+    local name corpus
+    for name in "${@:2}"; do
         # New inputs are kept in the first folder.
         corpus=$target/corpus/$name
         mkdir -p "$corpus"
         cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none --target-dir "$target/fuzz" "$name" \
             "$corpus" "tests/fuzz/corpus/$name" -- \
-            "-max_total_time=${1-20}" -len_control=0 -max_len=1000 -timeout=60 -verbosity=0
+            "-max_total_time=$1" -len_control=0 -max_len=1000 -timeout=60 -verbosity=0 || return 1
     done
 }
 
@@ -79,7 +98,7 @@ linearizability() {
 # Compares the policies with plain implementations of their papers, and programs of the migration guides with their
 # ports to this crate.
 comparisons() {
-    cargo clippy -p peers --all-targets -- -D warnings
+    report_lints
     cargo test -p peers
 }
 
@@ -89,18 +108,22 @@ release_tests() {
     cargo test --release --features snapshot --test features snapshot::
 }
 
+# Builds all examples, with dependencies that the step `tests` has built.
+build_examples() {
+    report_lints
+    cargo build "${workspace[@]}" --bins --examples
+}
+
 # Runs all examples.
 examples() {
     local example folder warm
-    report_lints
+    build_examples
     for example in quickstart async_loading batch negative_caching removal_listener tags time_in_tests metrics; do
-        cargo run --all-features --example "$example"
+        "$target/debug/examples/$example"
     done
-    cargo run --release -p profiles -- --seconds 1 --profiles 20000
-    # One build with all features, so that dependencies are not built once for each program.
-    cargo build --release -p profiles --all-features
-    "$target/release/async_profiles" --seconds 1 --profiles 20000
-    warm=("$target/release/warm" --seconds 1 --products 20000)
+    "$target/debug/profiles" --seconds 1 --profiles 20000
+    "$target/debug/async_profiles" --seconds 1 --profiles 20000
+    warm=("$target/debug/warm" --seconds 1 --products 20000)
     folder=$(mktemp -d)
     "${warm[@]}" --folder "$folder"
     "${warm[@]}" --folder "$folder" --background | grep "^restored"
@@ -119,9 +142,8 @@ two_processes() {
     until redis-cli -s "$folder/redis" ping >/dev/null 2>&1; do
         kill -0 "$server" || { cat "$folder/log"; return 1; }
     done
-    cargo run --all-features --example two_tiers -- "redis+unix://$folder/redis" |
-        grep "^second process: 130"
-    local run=("$target/release/tiered"
+    "$target/debug/examples/two_tiers" "redis+unix://$folder/redis" | grep "^second process: 130"
+    local run=("$target/debug/tiered"
         --redis "redis+unix://$folder/redis" --database "$folder/prices.sqlite")
     mkfifo "$folder/requests" "$folder/replies"
     "${run[@]}" <"$folder/requests" >"$folder/replies" &
@@ -136,12 +158,15 @@ two_processes() {
     [[ $line == "140 cents"* ]]
 }
 
-# Runs the benchmarks for a moment, which checks that they work. Times are not compared.
+# Runs the benchmarks for a moment, which checks that they work. Times are not compared, so the builds are those of
+# other steps, with less optimization.
 benchmarks() {
-    cargo bench -- --test hit/1000
-    cargo bench -p peers --bench compare -- --quick hit 1000
-    cargo bench -p peers --bench backends -- --quick
-    cargo bench -p peers --bench cluster -- --quick
+    report_lints
+    cargo bench --profile dev -- --test hit/1000
+    cargo bench --profile dev -p peers --bench compare -- --quick hit 1000
+    cargo bench --profile dev -p peers --bench backends -- --quick
+    cargo bench --profile dev -p peers --bench cluster -- --quick
+    cargo build -p peers --benches
 }
 
 # Compares the instructions per operation with `benches/peers/instructions.txt`.
@@ -152,8 +177,8 @@ instructions() {
 
 # Runs the load generator of the shop for a moment.
 load() {
-    report_lints
-    cargo run --release -p shop_load -- --seconds 1 --slices 2 --changes 1000
+    build_examples
+    HOTSET_SHOP=$target/debug/shop "$target/debug/shop_load" --seconds 1 --slices 2 --changes 1000
 }
 
 # Runs the tests of the library alone, on systems where the servers of the other tests cannot be installed.

@@ -46,7 +46,8 @@ orders() {
 
 # Searches for inputs that make a fuzz target fail.
 inputs() {
-    fuzzing $(($(share) / 5))
+    # Each of two processors searches with up to three targets.
+    fuzzing $(($(share) / 3))
 }
 
 # Changes single expressions of the modules that carry the guarantees, and checks that a test fails for each change. The
