@@ -83,9 +83,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         let map = PartitionMap::new(count, change.clone());
         if map.len() > 1 {
             local.settings.partitions = Some(key_partitions(map.count_in_l1()));
-            redis.layout =
-                layout_of_several(&hub, &settings.namespace, (me, &redis), count, change);
         }
+        redis.layout = layout(&hub, &settings.namespace, (me, &redis), count, change);
         let permits = loads.unwrap_or(DEFAULT_MAX_LOADS);
         let bulkhead = Arc::new(Bulkhead::new(permits, settings.lease));
         let l1 = local.build()?;
@@ -152,8 +151,8 @@ fn key_partitions<K: RemoteKey>(count: usize) -> KeyPartitions<K> {
     }
 }
 
-/// Returns the layout of a cache or an invalidator with several partitions, or with a change of their number.
-pub(super) fn layout_of_several(
+/// Returns the layout of a cache or an invalidator.
+pub(super) fn layout(
     hub: &Arc<Hub>,
     namespace: &str,
     (me, settings): (Peer, &RedisSettings),
@@ -162,7 +161,7 @@ pub(super) fn layout_of_several(
 ) -> Arc<Layout> {
     let hub = Arc::clone(hub);
     let redis = Redis::new(hub, namespace, PartitionId::ONLY, me, settings.clone());
-    Arc::new(Layout::of_several(redis, count, change))
+    Arc::new(Layout::new(redis, count, change))
 }
 
 /// Returns the change of a namespace with `count` partitions to `next` partitions.

@@ -4,7 +4,7 @@ use crate::codec::encode_key_name;
 use crate::error::BuildError;
 use crate::tiered::MAX_NAME_LEN;
 use crate::tiered::build::{
-    check_heartbeat, check_namespace, layout_change, layout_of_several, partition_count,
+    check_heartbeat, check_namespace, layout, layout_change, partition_count,
 };
 use crate::tiered::builder::{DEFAULT_DEADLINE, DEFAULT_HEARTBEAT, MAX_DEADLINE};
 use crate::tiered::coherence::invalidation_acks::InvalidationAcks;
@@ -150,7 +150,7 @@ impl InvalidatorBuilder {
         let map = PartitionMap::new(count, change.clone());
         if map.len() > 1 {
             let namespace = &self.namespace;
-            settings.layout = layout_of_several(&hub, namespace, (me, &settings), count, change);
+            settings.layout = layout(&hub, namespace, (me, &settings), count, change);
         }
         let partition = |id| {
             let redis = Redis::new(Arc::clone(&hub), &self.namespace, id, me, settings.clone());

@@ -17,8 +17,8 @@ summary=$(mktemp)
 
 note() { printf ' %-8s %6s  %s\n' "$1" "$2" "$3" >>"$summary"; }
 
-# What most steps build: all packages but those whose dependencies have other features, so that each dependency is built
-# once.
+# What most steps build. `peers` and `public_api` are left out, because Cargo would build dependencies with their features
+# once more.
 workspace=(--workspace --all-features --exclude peers --exclude public_api)
 
 # Reports lints of Clippy as errors, in everything that the step compiles from now on. Its driver compiles the programs,

@@ -54,8 +54,8 @@ tests() {
             cargo test "${workspace[@]}" --test "$binary" >"$logs/$binary" 2>&1 &
         pids+=($!)
     done
-    # After a failure, the binaries that run already have to end. Wrong calls have a step of their own, because they
-    # compile dependencies once more.
+    # Binaries that are already running must end first, also after a failure. Wrong calls have a step of their own,
+    # because they compile dependencies once more.
     test_in_pairs "${waiting[*]} wrong_calls" "${workspace[@]}" || status=1
     for at in "${!waiting[@]}"; do
         wait "${pids[at]}" || status=1
@@ -65,8 +65,8 @@ tests() {
     return "$status"
 }
 
-# Runs the tests and doctests of a selection of packages. Two binaries run at a time, because many of them end with a
-# test that uses one processor.
+# Runs the tests and doctests of a selection of packages. Two binaries run at a time, beside the doctests, because many
+# of them end with a test that uses one processor.
 #   test_in_pairs "EXCLUDED BINARY..." OPTION OF CARGO...
 test_in_pairs() {
     local excluded=$1 selection=("${@:2}") binaries binary first=(--lib --bins) second=() logs documentation others
@@ -82,7 +82,7 @@ test_in_pairs() {
             second+=(--test "$binary")
         fi
     done
-    [ "${#second[@]}" -gt 0 ] || { echo "Cargo has printed no names of test binaries" >&2; status=1; }
+    [ "${#second[@]}" -gt 0 ] || { echo "Cargo has printed no names of test binaries" >&2; return 1; }
     logs=$(mktemp -d)
     # The documentation's examples are compiled as one crate, which uses one processor for most of the time.
     cargo test "${selection[@]}" --doc >"$logs/documentation" 2>&1 &

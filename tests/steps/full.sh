@@ -17,7 +17,7 @@ feature_combinations() {
         testing serde,redis; do
         cargo clippy --features "$features" -- -D warnings
     done
-    # Users build this program alone.
+    # Users build it without the features of other packages.
     cargo clippy -p profiles -- -D warnings
     report_lints
     cargo build --examples
@@ -83,7 +83,7 @@ fuzz() {
     for name in "${@:2}"; do
         # New inputs are kept in the first folder.
         corpus=$target/corpus/$name
-        mkdir -p "$corpus"
+        mkdir -p "$corpus" || return 1
         cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none --target-dir "$target/fuzz" "$name" \
             "$corpus" "tests/fuzz/corpus/$name" -- \
             "-max_total_time=$1" -len_control=0 -max_len=1000 -timeout=60 -verbosity=0 || return 1
@@ -108,7 +108,7 @@ release_tests() {
     cargo test --release --features snapshot --test features snapshot::
 }
 
-# Builds all examples, with dependencies that the step `tests` has built.
+# Builds all programs and examples with the features of the step `tests`, whose dependencies are used if they are there.
 build_examples() {
     report_lints
     cargo build "${workspace[@]}" --bins --examples
@@ -158,8 +158,8 @@ two_processes() {
     [[ $line == "140 cents"* ]]
 }
 
-# Runs the benchmarks for a moment, which checks that they work. Times are not compared, so the builds are those of
-# other steps, with less optimization.
+# Runs the benchmarks for a moment, which checks that they work. Times are not compared, so they are built with the
+# profile of the tests, for which other steps have built the dependencies.
 benchmarks() {
     report_lints
     cargo bench --profile dev -- --test hit/1000

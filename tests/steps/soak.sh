@@ -46,7 +46,7 @@ orders() {
 
 # Searches for inputs that make a fuzz target fail.
 inputs() {
-    # Each of two processors searches with up to three targets.
+    # Two groups of targets run at a time. The larger one has three, one after another.
     fuzzing $(($(share) / 3))
 }
 

@@ -9,7 +9,9 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     ///
     /// Each key is in one partition, by its hash. The keys of a partition are in one slot of a cluster, so a namespace
     /// with one partition uses one primary only. The slots of several partitions are spread over all slots. All
-    /// processes must use the same number for a namespace, because a process finds no key of another layout.
+    /// processes must use the same number for a namespace, because a process finds no key of another layout. To change it
+    /// while processes run, see [`next_partitions`](Self::next_partitions). If all of them are stopped for five minutes
+    /// and started with another number, the namespace begins without values.
     ///
     /// An invalidation of a key concerns its partition. One of a tag or of everything concerns all, and is acknowledged
     /// when it is in all of them. A failover or a moved slot concerns only the partitions of this server or slot. With a

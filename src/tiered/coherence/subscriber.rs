@@ -180,6 +180,9 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         self.inner.spawn(async move {
             let l2 = &inner.partitions[number].l2;
             let _ = l2.renew(nonce, inner.settings.registration()).await;
+            if l2.is_refused() {
+                inner.read_lease.revoke(number);
+            }
         });
     }
 
@@ -210,11 +213,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
                     self.senders.insert(sender);
                 }
             }
-            Effect::InvalidateAll { lease_until } => {
-                self.invalidate_all(lease_until.filter(|_| !self.is_refused()));
-            }
-            // The next heartbeat grants the lease.
-            Effect::RenewLease { .. } if self.is_refused() => {}
+            Effect::InvalidateAll { lease_until } => self.invalidate_all(lease_until),
             Effect::RenewLease { until } => {
                 let mut proof = self.partition().proof.lock();
                 if proof.since.is_none() || !inner.read_lease.is_proven(self.number, now()) {
@@ -222,16 +221,18 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
                 }
                 proof.not_subscribed = None;
                 drop(proof);
-                inner.read_lease.grant(self.number, until);
+                self.grant_lease(until);
             }
         }
     }
 
-    /// Checks whether calls are refused, because other processes use the namespace with another number of partitions. A
-    /// heartbeat may arrive before the reply that ends this. If it granted the lease, the namespace would seem usable a
-    /// moment too early.
-    fn is_refused(&self) -> bool {
-        self.partition().l2.is_refused()
+    /// Grants the read lease, except while calls are refused because other processes use another number of partitions.
+    /// The heartbeat of an accepted renewal may arrive before its reply, which ends the refusal. A lease that it granted
+    /// would begin while calls still fail. A later heartbeat grants it.
+    fn grant_lease(&self, until: u64) {
+        if !self.partition().l2.is_refused() {
+            self.inner.read_lease.grant(self.number, until);
+        }
     }
 
     /// Invalidates the entries of the partition in L1, and the loads in flight, because events are missing or may be.
@@ -254,7 +255,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         }
         drop(proof);
         if let Some(until) = lease_until {
-            inner.read_lease.grant(self.number, until);
+            self.grant_lease(until);
         }
         if gaps < self.events.gaps {
             log(inner.name(), &StateChange::Gap);

@@ -587,7 +587,7 @@ fn forget_layouts_before(deployment: &str, server: &Server) {
         (None, count) => note.ends_with(&format!(" in {count} partitions")),
     };
     for note in notes.unwrap_or_default() {
-        if !is_current(&note) {
+        if !note.starts_with('#') && !is_current(&note) {
             let _: Option<u64> = server.try_command(&[b"HDEL", settings, note.as_bytes()]);
         }
     }

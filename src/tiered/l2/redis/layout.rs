@@ -10,7 +10,9 @@ use crate::tiered::l2::redis::coalesced_query::CoalescedQuery;
 use crate::tiered::l2::redis::connection::Connection;
 use crate::tiered::l2::redis::renewal::SETTINGS_RETENTION;
 use crate::tiered::l2::redis::round_trip::{PriorityClass, RoundTrip};
-use crate::tiered::l2::redis::{CALL_OVERHEAD, NOTE, PartitionId, Redis, parse, script_call};
+use crate::tiered::l2::redis::{
+    CALL_OVERHEAD, NOTE, PartitionId, Redis, malformed_reply, parse, script_call,
+};
 use crate::tiered::l2::remote::RemoteError;
 use crate::tiered::layout_change::{LayoutChange, Phase};
 use futures_util::future::BoxFuture;
@@ -22,12 +24,18 @@ use std::time::{Duration, Instant};
 /// The interval at which settings are noted again. It is much shorter than their retention.
 const NOTE_INTERVAL: Duration = Duration::from_secs(60);
 
+/// The time after which settings are noted again before the next call. Until then, no process with another layout is
+/// accepted.
+const MAX_PAUSE: Duration = SETTINGS_RETENTION.saturating_sub(Duration::from_secs(10));
+
 /// Whether other processes use the namespace with a layout that agrees with that of a cache.
 #[derive(Default)]
 pub(crate) struct Layout {
-    /// The access to the settings, for a cache with several partitions. A cache with one notes them when it renews its
-    /// read lease.
+    /// The access to the settings. `None` for an invalidator of a namespace with one partition.
     noting: Option<Noting>,
+    /// The generations of the layouts that this cache reads. Values of other generations may be outdated, because
+    /// processes have used another layout meanwhile.
+    generations: Mutex<Vec<(u16, Arc<str>)>>,
     /// The settings of the processes with which the layout of this cache, or the wanted phase of its change, does not
     /// agree.
     refused_for: Mutex<Vec<String>>,
@@ -41,8 +49,18 @@ struct Noting {
     count: u16,
     change: Option<Arc<LayoutChange>>,
     query: CoalescedQuery<()>,
-    /// The time of the last attempt to note the settings.
+    /// The time at which the last attempt to note the settings began.
     last: Mutex<Option<Instant>>,
+}
+
+/// The reply when settings were noted.
+struct Noted {
+    /// The settings of other processes that do not agree, or differ in something else.
+    others: Vec<String>,
+    /// The number of the settings that were noted, from 1, or 0 if all are refused.
+    number: usize,
+    /// The layouts that the process reads, each followed by its generation.
+    generations: Vec<String>,
 }
 
 impl Noting {
@@ -70,9 +88,8 @@ impl Noting {
 }
 
 impl Layout {
-    /// Creates the layout of a cache with several partitions, or with a change to another number. `redis` is the
-    /// namespace as one with one partition.
-    pub(crate) fn of_several(redis: Redis, count: u16, change: Option<Arc<LayoutChange>>) -> Self {
+    /// Creates the layout of a cache or an invalidator. `redis` is the namespace as one with one partition.
+    pub(crate) fn new(redis: Redis, count: u16, change: Option<Arc<LayoutChange>>) -> Self {
         let query = CoalescedQuery::new(redis.hub.runtime.clone());
         Self {
             noting: Some(Noting {
@@ -86,15 +103,40 @@ impl Layout {
         }
     }
 
-    /// Checks whether the settings are noted by a call of their own, and not when a read lease is renewed.
+    /// Checks whether the settings are always noted by a call of their own. For a namespace with one partition, only the
+    /// first note is one, and later ones are part of the renewals of its read lease.
     pub(super) fn is_noted_separately(&self) -> bool {
-        self.noting.is_some()
+        let is_separate = |noting: &Noting| noting.count > 1 || noting.change.is_some();
+        self.noting.as_ref().is_some_and(is_separate)
+    }
+
+    /// Returns the generation of a layout that this cache reads. It is empty if any will do: for another layout, and as
+    /// long as it is not known.
+    pub(super) fn generation(&self, of: u16) -> Arc<str> {
+        let generations = self.generations.lock();
+        let known = generations.iter().find(|(layout, _)| *layout == of);
+        known.map_or_else(Arc::default, |(_, generation)| Arc::clone(generation))
+    }
+
+    /// Notes the reply of a renewal, begun at this time, that has noted the settings of a namespace with one partition.
+    pub(super) fn note_renewal(
+        &self,
+        begun: Instant,
+        (is_refused, others, generation): (bool, &[String], String),
+    ) {
+        if !is_refused {
+            *self.generations.lock() = vec![(1, generation.into())];
+        }
+        if let Some(noting) = &self.noting {
+            *noting.last.lock() = Some(begun);
+        }
+        self.set_refused(is_refused, others);
     }
 
     /// Checks whether the settings are noted at the heartbeats of this partition.
     pub(super) fn is_noted_with(&self, partition: PartitionId) -> bool {
         let is_first = |noting: &Noting| partition.number == 0 && partition.of == noting.count;
-        self.noting.as_ref().is_some_and(is_first)
+        self.is_noted_separately() && self.noting.as_ref().is_some_and(is_first)
     }
 
     /// Adapts a change to the percentage of moved keys that is set. Returns `true` if its phase has to be noted. Called
@@ -130,7 +172,7 @@ impl Layout {
     /// Returns the settings of the processes for which the layout of a cache with several partitions, or the wanted phase
     /// of its change, is refused.
     pub(super) fn others(&self) -> Vec<String> {
-        if self.noting.is_some() {
+        if self.is_noted_separately() {
             self.refused_for.lock().clone()
         } else {
             Vec::new()
@@ -153,12 +195,14 @@ impl Layout {
         )))
     }
 
-    /// Checks the number before the first call. If the server of the settings does not answer, calls are made without
-    /// the check, which is repeated with each renewal that has upkeep.
+    /// Checks the number before the first call, and after a pause in which other processes may have forgotten this one.
+    /// If the server of the settings does not answer, calls are made without the check, which is repeated with each
+    /// renewal that has upkeep.
     pub(super) async fn check_first(self: &Arc<Self>) -> Result<(), RemoteError> {
         if let Some(noting) = &self.noting {
-            let is_first = noting.last.lock().is_none();
-            if is_first {
+            let is_old = |last: Instant| last.elapsed() >= MAX_PAUSE;
+            let is_due = noting.last.lock().is_none_or(is_old);
+            if is_due {
                 self.note().await;
             }
         }
@@ -177,13 +221,13 @@ impl Layout {
         let suffix = change.map_or_else(|| suffix(count), |it| change_suffix(it, "writing"));
         let settings = [format!("an invalidator{suffix}")];
         let redis = noting.map_or(redis, |noting| &noting.redis);
-        if let Ok((others, number)) = redis.note_settings(&settings, true).await {
-            self.set_refused(number == 0, &others);
+        if let Ok(noted) = redis.note_settings(&settings, true).await {
+            self.set_refused(noted.number == 0, &noted.others);
         }
         self.check()
     }
 
-    /// Notes the settings of a cache with several partitions, and whether they are refused.
+    /// Notes the settings of a cache by a call of its own, and whether they are refused.
     ///
     /// The future is boxed, because the call is made by a function that calls this one.
     pub(super) fn note(self: &Arc<Self>) -> BoxFuture<'_, ()> {
@@ -204,9 +248,12 @@ impl Layout {
                 };
                 let (phases, settings): (Vec<_>, Vec<_>) = noting.candidates().into_iter().unzip();
                 let noted = noting.redis.note_settings(&settings, false).await;
-                let (others, number) = noted.inspect_err(|_| noting.enter(None))?;
+                let noted = noted.inspect_err(|_| noting.enter(None))?;
+                let Noted { others, number, .. } = noted;
                 layout.set_refused(number == 0, &others);
                 if let Some(accepted) = number.checked_sub(1) {
+                    // Before the phase, in which another layout may be read.
+                    *layout.generations.lock() = parse_generations(&noted.generations)?;
                     noting.enter(phases[accepted]);
                     if accepted > 0 {
                         // Operators find in the warnings why the change does not advance.
@@ -216,9 +263,19 @@ impl Layout {
                 Ok(())
             }
         };
+        let begun = Instant::now();
         let _ = noting.query.run(note).await;
-        *noting.last.lock() = Some(Instant::now());
+        *noting.last.lock() = Some(begun);
     }
+}
+
+/// Parses layouts, each followed by its generation.
+fn parse_generations(noted: &[String]) -> Result<Vec<(u16, Arc<str>)>, RemoteError> {
+    let layouts = noted.chunks_exact(2).map(|layout| {
+        let number = layout[0].parse().map_err(|_| malformed_reply())?;
+        Ok((number, layout[1].as_str().into()))
+    });
+    layouts.collect()
 }
 
 /// Returns the end of a description of settings, from which scripts read the number of partitions.
@@ -236,15 +293,15 @@ fn change_suffix(change: &LayoutChange, phase: &str) -> String {
 
 impl Redis {
     /// Notes the first of several settings whose layout agrees with those of all other processes, where the settings of
-    /// a namespace with one partition are noted. If `is_query`, notes nothing. Returns the other settings, and the
-    /// number of the noted ones, from 1, or 0 if all are refused.
+    /// a namespace with one partition are noted. If `is_query`, notes nothing.
     async fn note_settings(
         &self,
         settings: &[String],
         is_query: bool,
-    ) -> Result<(Vec<String>, usize), RemoteError> {
+    ) -> Result<Noted, RemoteError> {
         let call = |connection: &Connection| {
-            let mut call = script_call(&NOTE, connection, [&self.names.settings].into_iter());
+            let keys = [&self.names.settings].into_iter();
+            let mut call = script_call(&NOTE, connection, &connection.server.history, keys);
             call.arg(millis(SETTINGS_RETENTION))
                 .arg(u8::from(is_query))
                 .arg(settings);
@@ -252,6 +309,11 @@ impl Redis {
         };
         let round_trip = RoundTrip::new(PriorityClass::Control, CALL_OVERHEAD);
         let reply = self.call_once(round_trip.without_layout(), call).await?;
-        parse(reply)
+        let (others, number, generations) = parse(reply)?;
+        Ok(Noted {
+            others,
+            number,
+            generations,
+        })
     }
 }

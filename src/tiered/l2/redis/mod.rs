@@ -296,9 +296,11 @@ impl Redis {
     fn call(&self, script: &Lua, connection: &Connection, keys: &[Vec<u8>]) -> Cmd {
         let names = [&self.names.state, &self.names.readers, &self.names.tags];
         let names = names.into_iter().map(String::as_bytes);
+        let history = self.history(&connection.server);
         let mut call = script_call(
             script,
             connection,
+            &history,
             names.chain(keys.iter().map(Vec::as_slice)),
         );
         call.arg(millis(self.settings.read_lease));
@@ -454,6 +456,7 @@ impl Remote for Arc<Redis> {
 fn script_call<K: redis::ToRedisArgs>(
     script: &Lua,
     connection: &Connection,
+    history: &str,
     keys: impl Iterator<Item = K>,
 ) -> Cmd {
     let keys: Vec<_> = keys.collect();
@@ -463,7 +466,7 @@ fn script_call<K: redis::ToRedisArgs>(
         call.arg(key);
     }
     call.arg(&entropy().to_be_bytes())
-        .arg(&connection.server.history)
+        .arg(history)
         .arg(publish_command(connection));
     call
 }

@@ -1,5 +1,6 @@
-//! The state of a namespace, for processes that must not change it.
+//! The state of a namespace: whether it is valid, and its reads by processes that must not change it.
 
+use crate::tiered::l2::redis::connection::ServerInfo;
 use crate::tiered::l2::redis::plain_read::State;
 use crate::tiered::l2::redis::round_trip::{PriorityClass, RoundTrip};
 use crate::tiered::l2::redis::{CALL_OVERHEAD, Redis, parse};
@@ -10,13 +11,27 @@ use redis::Pipeline;
 pub(crate) enum NamespaceState {
     /// There is no state, so a script would.
     Missing,
-    /// The state belongs to the replication history of the server.
+    /// The state belongs to the history of the server.
     Current,
-    /// The state belongs to another replication history, so a script would.
+    /// The state belongs to another history, so a script would.
     OtherHistory,
 }
 
 impl Redis {
+    /// Returns the history in which a state of the partition has to have begun: that of the server, and the generation
+    /// of the layout, or nothing in its place if any will do.
+    pub(super) fn history(&self, server: &ServerInfo) -> String {
+        let generation = self.settings.layout.generation(self.partition.of);
+        format!("{}:{generation}", server.history)
+    }
+
+    /// Checks whether a state is valid on a server, so that a script would not begin a new incarnation.
+    pub(super) fn is_valid(&self, state: &State<'_>, server: &ServerInfo) -> bool {
+        let history = self.history(server);
+        let history = history.as_bytes();
+        state.history == history || history.ends_with(b":") && state.history.starts_with(history)
+    }
+
     /// Reads the state of the namespace.
     pub(crate) async fn namespace_state(&self) -> Result<NamespaceState, RemoteError> {
         let calls = |_: &_| {
@@ -30,7 +45,7 @@ impl Redis {
         let bytes: Option<Vec<u8>> = bytes.transpose()?.flatten();
         Ok(match bytes.as_deref().and_then(State::parse) {
             None => NamespaceState::Missing,
-            Some(state) if state.history == server.history.as_bytes() => NamespaceState::Current,
+            Some(state) if self.is_valid(&state, &server) => NamespaceState::Current,
             Some(_) => NamespaceState::OtherHistory,
         })
     }

@@ -43,7 +43,7 @@ pub(super) struct State<'a> {
     tagged: u64,
     /// Size of the largest value so far, in bytes.
     largest: u64,
-    /// The replication history in which the incarnation began.
+    /// The history in which the incarnation began, with the generation of its layout.
     pub(super) history: &'a [u8],
 }
 
@@ -244,7 +244,7 @@ impl Redis {
         let refusal = errors.find_map(refusal).cloned();
         let (entries, state) = parse_entries(replies, is_whole);
         let state = state.as_deref().and_then(State::parse);
-        let state = state.filter(|state| state.history == server.history.as_bytes());
+        let state = state.filter(|state| self.is_valid(state, &server));
         if let Some(state) = &state {
             self.plain_reads.note_largest(state);
             self.note_position(state.position());

@@ -34,6 +34,9 @@ pub(super) const SETTINGS_RETENTION: Duration = Duration::from_secs(300);
 /// The argument in place of settings for upkeep of the state alone, because the settings are noted by a call of their own.
 const UPKEEP_WITHOUT_NOTE: &str = "-";
 
+/// The argument in place of a generation that follows from the settings that are noted.
+const GENERATION_OF_SETTINGS: &str = "?";
+
 /// The renewals with upkeep of a cache.
 #[derive(Default)]
 pub(super) struct Upkeep {
@@ -200,8 +203,8 @@ impl Renewal {
         reply: Value,
         renewed: (Instant, &Arc<ServerInfo>),
     ) -> Result<(), RemoteError> {
-        let reply: (_, _, Option<Vec<String>>, u8) = parse(reply)?;
-        let (id, version, others, is_refused) = reply;
+        let reply: (_, _, Option<Vec<String>>, u8, String) = parse(reply)?;
+        let (id, version, others, is_refused, generation) = reply;
         let at = position(id, version)?;
         self.redis.note_position(at);
         // Where the number of partitions is refused, events of other processes do not arrive.
@@ -217,7 +220,7 @@ impl Renewal {
         if let Some(others) = others {
             let layout = &self.redis.settings.layout;
             if !layout.is_noted_separately() {
-                layout.set_refused(is_refused == 1, &others);
+                layout.note_renewal(renewed.0, (is_refused == 1, &others, generation));
             }
             *self.redis.other_settings.lock() = others;
             layout.check()?;
@@ -232,7 +235,7 @@ fn renew_call(renewals: &[Renewal], connection: &Connection) -> Cmd {
         let names = &renewal.redis.names;
         [&names.state, &names.readers, &names.tags, &names.settings]
     });
-    let mut call = script_call(&RENEW, connection, keys);
+    let mut call = script_call(&RENEW, connection, &connection.server.history, keys);
     call.arg(millis(SETTINGS_RETENTION));
     for renewal in renewals {
         let Redis {
@@ -242,19 +245,27 @@ fn renew_call(renewals: &[Renewal], connection: &Connection) -> Cmd {
             ..
         } = &*renewal.redis;
         let lease = renewal.lease;
+        let (layout, of) = (&settings.layout, renewal.redis.partition.of);
         let noted = renewal.has_upkeep.then(|| {
-            if renewal.redis.partition.of == 1 && settings.layout.is_noted_separately() {
+            if of == 1 && layout.is_noted_separately() {
                 UPKEEP_WITHOUT_NOTE
             } else {
                 &settings.shared_settings
             }
         });
+        let noted = noted.unwrap_or_default();
+        let generation = if noted.is_empty() || layout.is_noted_separately() {
+            layout.generation(of)
+        } else {
+            GENERATION_OF_SETTINGS.into()
+        };
         call.arg(format!("{own_id:016x}"))
             .arg(if lease.is_zero() { 0 } else { millis(lease) })
             .arg(millis(settings.read_lease))
-            .arg(noted.unwrap_or_default())
+            .arg(noted)
             .arg(names.peer_channel(*own_id))
-            .arg(renewal.nonce);
+            .arg(renewal.nonce)
+            .arg(&*generation);
     }
     call
 }

@@ -234,7 +234,7 @@ impl Redis {
     ) -> Result<Vec<Option<LookupReply>>, Refusal> {
         let primary = reading.primary.lock().clone().ok_or(Refusal::Old)?;
         let state = State::parse(&reply.state).ok_or(Refusal::Behind)?;
-        if state.history != primary.history.as_bytes() {
+        if !self.is_valid(&state, &primary) {
             return Err(Refusal::Behind);
         }
         let current_at = known.check(state.position(), reading.oldest()?)?;

@@ -271,7 +271,7 @@ pub enum Cut {
     Nothing,
     /// Connections that have subscribed.
     Subscriptions,
-    /// The direction from the server to the client, on connections that have not subscribed.
+    /// The direction from the server to the client, on connections that have called a script.
     Replies,
     /// Connections of replicas and sentinels, but not those of clients.
     Peers,
@@ -362,7 +362,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Forwards bytes until the connection ends. Neither side is read while the connection is cut, so its bytes wait.
+/// Forwards bytes until the connection ends. A side that is cut is not read, so its bytes wait.
 async fn forward(
     mut client: TcpStream,
     target: SocketAddr,
@@ -370,7 +370,7 @@ async fn forward(
 ) -> io::Result<()> {
     let mut server = TcpStream::connect(target).await?;
     let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
-    let (mut subscribes, mut is_peer) = (false, false);
+    let (mut subscribes, mut calls_scripts, mut is_peer) = (false, false, false);
     // Bytes of the client that were read and not yet forwarded.
     let mut pending = Vec::new();
     loop {
@@ -398,12 +398,13 @@ async fn forward(
                     sent.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
                 };
                 subscribes |= contains(b"SUBSCRIBE");
+                calls_scripts |= contains(b"EVALSHA");
                 // Replicas and sentinels begin with these words.
                 is_peer |= contains(b"REPLCONF") || contains(b"SENTINEL-");
                 pending.extend_from_slice(sent);
                 sent.len()
             }
-            read = server.read(&mut down), if cuts != Cut::Replies || subscribes => {
+            read = server.read(&mut down), if cuts != Cut::Replies || !calls_scripts => {
                 let sent = &down[..read?];
                 client.write_all(sent).await?;
                 sent.len()

@@ -42,7 +42,7 @@ local function fill(key, expected, value, ttl, message)
   return value == '' and 0 or 1
 end
 
-if not open(1, ARGV[4]) then
+if not open(1, ARGV[4], ARGV[2]) then
   return other_history()
 end
 local stored = {}

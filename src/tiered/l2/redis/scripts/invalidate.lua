@@ -66,7 +66,7 @@ local function invalidate_key(key, expected, value, ttl)
   return token == expected and value == '' and string.sub(found, 5, 12) == id and 1 or 0
 end
 
-if not open(1, ARGV[4]) or not has_history() then
+if not open(1, ARGV[4], ARGV[2]) or not has_history() then
   return other_history()
 end
 begin_writing()

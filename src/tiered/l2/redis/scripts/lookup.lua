@@ -49,7 +49,7 @@ local function lookup(key, token, unreadable, max_size)
   return {kind, id, version}
 end
 
-if not open(1, ARGV[4]) then
+if not open(1, ARGV[4], ARGV[2]) then
   return other_history()
 end
 local replies = {}

@@ -1,5 +1,11 @@
 -- Notes the settings with which processes use a namespace: a hash with the time in ms until which each is kept.
 --
+-- Further fields say which values are up to date. An invalidation reaches only the layouts to which its process writes,
+-- and the values of others remain under their keys.
+--   '#current'  the layouts whose values were reached by all invalidations,
+--   '#16'       the generation of the layout with 16 partitions, which changes when the layout is read again after
+--               invalidations have not reached it. A state of another generation is not valid any more.
+--
 -- A description of settings ends with the layouts that the process uses: ' in 16 partitions', or nothing for a namespace
 -- with one partition, or ' in 1 to 16 partitions, moving' with the phase of a change.
 
@@ -36,12 +42,14 @@ end
 local function noted_settings(key, retention)
   local all = {}
   for _, noted in ipairs(redis.call('HKEYS', key)) do
-    local left = redis.call('HGET', key, noted) - now()
-    -- If more is left than was given, the clock was set back.
-    if left <= 0 or left > tonumber(retention) then
-      redis.call('HDEL', key, noted)
-    else
-      table.insert(all, noted)
+    if string.sub(noted, 1, 1) ~= '#' then
+      local left = redis.call('HGET', key, noted) - now()
+      -- If more is left than was given, the clock was set back.
+      if left <= 0 or left > tonumber(retention) then
+        redis.call('HDEL', key, noted)
+      else
+        table.insert(all, noted)
+      end
     end
   end
   return all
@@ -74,4 +82,30 @@ local function note_settings(key, candidates, retention, is_query)
     refused_for = refused_for or conflicts
   end
   return refused_for, 0
+end
+
+-- Notes that a process with these settings, which were accepted, uses the namespace from now on. Returns the layouts
+-- that it reads, each followed by its generation, or by '' if it never had one, or if it was lost with the settings.
+local function use_layouts(key, settings)
+  local own, known, current = parse_settings(settings), redis.call('HGET', key, '#current'), {}
+  for layout in string.gmatch(known or '', '%d+') do
+    if own.order[layout] then
+      table.insert(current, layout)
+      current[layout] = true
+    end
+  end
+  local generations = {}
+  for _, layout in ipairs(own.reads) do
+    if not current[layout] then
+      table.insert(current, layout)
+      if known then
+        local generation = string.gsub(ARGV[1], '.', function(byte) return string.format('%02x', string.byte(byte)) end)
+        redis.call('HSET', key, '#' .. layout, generation)
+      end
+    end
+    table.insert(generations, layout)
+    table.insert(generations, redis.call('HGET', key, '#' .. layout) or '')
+  end
+  redis.call('HSET', key, '#current', table.concat(current, ' '))
+  return generations
 end

@@ -7,12 +7,14 @@
 --      33  lease: the longest read lease so far, in ms,
 --      41  tags: the approximate number of tags that were invalidated,
 --      49  largest: the size of the largest value so far, in bytes,
---      57  the replication history in which it began: the replication id, and a term.
+--      57  the history in which it began: the replication id, a term, and the generation of its layout, with colons
+--          in between. The generation is empty if the process that began it knew none.
 -- 2. The readers, which serve from their L1: a sorted set of peers by the end of their read leases. '' stands for
 --    readers that are missing in the set, because it was lost.
 -- 3. The cells of invalidated tags, a string: see `tag_cells`.
 -- ARGV[1]: an id for a new incarnation; ARGV[2]: the replication history that the connection has found; ARGV[3]: the
--- command to publish with. Scripts of a single namespace have the duration of its read leases in ARGV[4], in ms.
+-- command to publish with. Scripts of a single namespace have the history with its generation in ARGV[2], and the
+-- duration of its read leases in ARGV[4], in ms.
 
 local VALUE, LEASE = 'hsV\4', 'hsL\2'
 
@@ -41,26 +43,34 @@ local function other_history()
   return redis.error_reply('HISTORY the server has another replication history')
 end
 
--- Opens the namespace whose keys begin at KEYS[first]. Begins a new incarnation if the state was evicted, or belongs to
--- another replication history after a restart or a failover, because it may then lack invalidations. Returns false if
+-- Checks whether a state that began in one history is still valid in another one. If the generation is not known, any
+-- will do.
+local function is_same_history(began, history)
+  return began == history or string.sub(history, -1) == ':' and string.sub(began, 1, #history) == history
+end
+
+-- Opens the namespace whose keys begin at KEYS[first]. Begins a new incarnation if the state was evicted; if it belongs
+-- to another replication history after a restart or a failover; or if it belongs to another generation, because
+-- processes used another number of partitions meanwhile. In all these cases it may lack invalidations. Returns false if
 -- the server has another replication history than the connection has found.
-local function open(first, read_lease)
+local function open(first, read_lease, history)
   state_key, readers_key, tags_key = KEYS[first], KEYS[first + 1], KEYS[first + 2]
   local state = redis.pcall('GET', state_key)
   if type(state) ~= 'string' then
     -- There is none, or a list or another type, or an error that the calls below report as well.
     state = ''
   end
-  if string.sub(state, NUMBERS + 1) ~= ARGV[2] then
+  local began = string.sub(state, NUMBERS + 1)
+  if not is_same_history(began, history) then
     if not has_history() then
       return false
     end
     local longest, greatest = 0, 0
-    if #state == NUMBERS + #ARGV[2] then
+    if string.find(began, '^%x+ *:%x+:%x*$') then
       longest, greatest = struct.unpack('>I8', state, 33), struct.unpack('>I8', state, 49)
     end
     state = ARGV[1] .. pack(1) .. pack(0) .. pack(0) .. pack(math.max(longest, read_lease)) .. pack(0)
-      .. pack(greatest) .. ARGV[2]
+      .. pack(greatest) .. history
     redis.call('DEL', readers_key, tags_key)
     redis.call('SET', state_key, state, 'PX', RETENTION)
   end
