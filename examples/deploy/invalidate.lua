@@ -23,6 +23,10 @@ if not state or string.sub(state, 57, 96) ~= history then
   return redis.error_reply('NOSTATE no cache uses the namespace at the moment: try again in a second')
 end
 local base = string.match(KEYS[1], '^(hotset:{.*}):state$')
+local layouts = redis.call('HGET', base .. ':settings', '#current')
+if layouts and layouts ~= '1' then
+  return redis.error_reply('PARTITIONS the namespace has several partitions: use an Invalidator or hotset-cli')
+end
 local readers = base .. ':readers'
 local key = ARGV[2] and cmsgpack.pack(cjson.decode(ARGV[2]))
 local id, version, lease = string.sub(state, 1, 8), struct.unpack('>I8', state, 9) + 1, struct.unpack('>I8', state, 33)

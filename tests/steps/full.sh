@@ -161,12 +161,19 @@ two_processes() {
 # Runs the benchmarks for a moment, which checks that they work. Times are not compared, so they are built with the
 # profile of the tests, for which other steps have built the dependencies.
 benchmarks() {
+    local log cluster status=0 bench=(cargo bench --profile dev -p peers)
     report_lints
     cargo bench --profile dev -- --test hit/1000
-    cargo bench --profile dev -p peers --bench compare -- --quick hit 1000
-    cargo bench --profile dev -p peers --bench backends -- --quick
-    cargo bench --profile dev -p peers --bench cluster -- --quick
-    cargo build -p peers --benches
+    "${bench[@]}" --no-run
+    log=$(mktemp)
+    "${bench[@]}" --bench cluster -- --quick >"$log" 2>&1 &
+    cluster=$!
+    "${bench[@]}" --bench compare -- --quick hit 1000 || status=1
+    "${bench[@]}" --bench backends -- --quick || status=1
+    wait "$cluster" || status=1
+    cat "$log"
+    rm "$log"
+    return "$status"
 }
 
 # Compares the instructions per operation with `benches/peers/instructions.txt`.

@@ -116,8 +116,9 @@ async fn values_are_inspected_and_the_server_is_checked() {
     let printed = output(&server, &["health"]);
     assert!(printed.starts_with("a message took "), "{printed}");
     // The check neither registers a reader nor notes settings.
-    let settings: u64 = server.command(&[b"HLEN", b"hotset:{test}:settings"]);
-    assert_eq!(settings, 1);
+    let fields: Vec<String> = server.command(&[b"HKEYS", b"hotset:{test}:settings"]);
+    let settings = fields.iter().filter(|field| !field.starts_with('#'));
+    assert_eq!(settings.count(), 1);
     let readers: Vec<String> = server.command(&[b"ZRANGE", b"hotset:{test}:readers", b"0", b"-1"]);
     assert!(readers.iter().filter(|reader| !reader.is_empty()).count() <= 1);
 }
@@ -165,6 +166,11 @@ async fn script_for_redis_cli_invalidates_keys_and_everything() {
         assert_eq!(numbers.get(&key).await, None, "{key}");
     }
     assert_eq!(numbers.health().gaps, 0);
+
+    // The script knows the keys of one partition only.
+    let settings = b"hotset:{test}:settings".as_slice();
+    let _: u64 = server.command(&[b"HSET", settings, b"#current", b"1 4"]);
+    assert!(invalidate(&["1"]).contains("PARTITIONS"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

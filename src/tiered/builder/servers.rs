@@ -9,9 +9,9 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     ///
     /// Each key is in one partition, by its hash. The keys of a partition are in one slot of a cluster, so a namespace
     /// with one partition uses one primary only. The slots of several partitions are spread over all slots. All
-    /// processes must use the same number for a namespace, because a process finds no key of another layout. To change it
-    /// while processes run, see [`next_partitions`](Self::next_partitions). If all of them are stopped for five minutes
-    /// and started with another number, the namespace begins without values.
+    /// processes must use the same number for a namespace, because a process finds no key of another layout. To change it,
+    /// see [`next_partitions`](Self::next_partitions). Without that, stop all processes for five minutes: those with
+    /// another number find no values then.
     ///
     /// An invalidation of a key concerns its partition. One of a tag or of everything concerns all, and is acknowledged
     /// when it is in all of them. A failover or a moved slot concerns only the partitions of this server or slot. With a
@@ -52,7 +52,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// Wait five minutes between the steps. A process that is too early is no danger: it keeps to the step before, or
     /// calls Redis only when the others have followed, and [`Health::warnings`](crate::Health::warnings) says so. For
     /// the way back before step 3, lower the percentage and remove `next_partitions`. After it, move to the old number in
-    /// the same way. Redis needs memory for both while the namespace moves.
+    /// the same way. Redis needs memory for both while the namespace moves. When the first keys move, the processes
+    /// invalidate their L1 once.
     ///
     /// # Errors
     ///

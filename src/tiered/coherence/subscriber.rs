@@ -227,8 +227,8 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
     }
 
     /// Grants the read lease, except while calls are refused because other processes use another number of partitions.
-    /// The heartbeat of an accepted renewal may arrive before its reply, which ends the refusal. A lease that it granted
-    /// would begin while calls still fail. A later heartbeat grants it.
+    /// A heartbeat can overtake the reply that ends a refusal. It grants no lease, because calls still fail at that
+    /// moment; the next heartbeat does.
     fn grant_lease(&self, until: u64) {
         if !self.partition().l2.is_refused() {
             self.inner.read_lease.grant(self.number, until);

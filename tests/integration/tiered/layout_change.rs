@@ -389,6 +389,27 @@ async fn values_from_before_another_number_of_partitions_are_not_served() {
     }
 }
 
+/// An invalidator is accepted with any number while no cache runs, and reaches the values of this number only.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_an_invalidator_has_missed_are_not_served() {
+    for (number, of_invalidator) in [(4, 1), (1, 4), (4, 4)] {
+        let (server, rollout) = (Server::start(), Rollout::full());
+        let cache = || build(moving(&server, &rollout).partitions(number));
+        let before = cache().await;
+        before.insert(1, 10).await;
+        before.insert(2, 10).await;
+        drop(before);
+        let_notes_expire(&server);
+        let invalidator = Invalidator::builder(server.url(), "test").heartbeat(HEARTBEAT);
+        let invalidator = invalidator.deadline(DEADLINE).partitions(of_invalidator);
+        invalidator.build().unwrap().invalidate(&1).await.unwrap();
+        let after = cache().await;
+        assert_eq!(after.get(&1).await, None, "{number} {of_invalidator}");
+        let kept = (number == of_invalidator).then_some(10);
+        assert_eq!(after.get(&2).await, kept, "{number} {of_invalidator}");
+    }
+}
+
 /// The values of the next number are from a time before the current one was used.
 #[tokio::test(flavor = "multi_thread")]
 async fn namespace_that_moves_back_finds_no_values_from_before() {

@@ -24,17 +24,17 @@ use std::time::{Duration, Instant};
 /// The interval at which settings are noted again. It is much shorter than their retention.
 const NOTE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The time after which settings are noted again before the next call. Until then, no process with another layout is
-/// accepted.
-const MAX_PAUSE: Duration = SETTINGS_RETENTION.saturating_sub(Duration::from_secs(10));
+/// The time after which settings are noted again before the next call: almost the time after which a process with
+/// another layout may be accepted.
+const MAX_PAUSE: Duration = SETTINGS_RETENTION.saturating_sub(Duration::from_secs(30));
 
 /// Whether other processes use the namespace with a layout that agrees with that of a cache.
 #[derive(Default)]
 pub(crate) struct Layout {
     /// The access to the settings. `None` for an invalidator of a namespace with one partition.
     noting: Option<Noting>,
-    /// The generations of the layouts that this cache reads. Values of other generations may be outdated, because
-    /// processes have used another layout meanwhile.
+    /// The generations of the layouts whose values are up to date, which are those that this cache may read. Empty for an
+    /// invalidator, and until the first note.
     generations: Mutex<Vec<(u16, Arc<str>)>>,
     /// The settings of the processes with which the layout of this cache, or the wanted phase of its change, does not
     /// agree.
@@ -49,8 +49,23 @@ struct Noting {
     count: u16,
     change: Option<Arc<LayoutChange>>,
     query: CoalescedQuery<()>,
-    /// The time at which the last attempt to note the settings began.
-    last: Mutex<Option<Instant>>,
+    last: Mutex<LastNote>,
+}
+
+/// The last attempt to note the settings.
+#[derive(Default)]
+struct LastNote {
+    /// The time at which it began. `None` if another one has to be made before the next call.
+    begun: Option<Instant>,
+    has_failed: bool,
+    /// `true` if any attempt has succeeded so far.
+    is_known: bool,
+}
+
+impl LastNote {
+    fn is_older(&self, than: Duration) -> bool {
+        self.begun.is_none_or(|begun| begun.elapsed() >= than)
+    }
 }
 
 /// The reply when settings were noted.
@@ -59,11 +74,24 @@ struct Noted {
     others: Vec<String>,
     /// The number of the settings that were noted, from 1, or 0 if all are refused.
     number: usize,
-    /// The layouts that the process reads, each followed by its generation.
+    /// The layouts whose values are up to date, each followed by its generation.
     generations: Vec<String>,
 }
 
 impl Noting {
+    /// Checks whether this is a cache, and not an invalidator, whose settings are not noted.
+    fn is_cache(&self) -> bool {
+        !self.redis.settings.shared_settings.is_empty()
+    }
+
+    /// Notes an attempt to note the settings, begun at this time.
+    fn note_attempt(&self, begun: Instant, has_succeeded: bool) {
+        let mut last = self.last.lock();
+        last.begun = Some(begun);
+        last.has_failed = !has_succeeded;
+        last.is_known |= has_succeeded;
+    }
+
     /// Returns the phases of the change that are right now, the best one first, with the settings for each. Without a
     /// change there are only settings.
     fn candidates(&self) -> Vec<(Option<Phase>, String)> {
@@ -103,19 +131,36 @@ impl Layout {
         }
     }
 
-    /// Checks whether the settings are always noted by a call of their own. For a namespace with one partition, only the
-    /// first note is one, and later ones are part of the renewals of its read lease.
+    /// Checks whether the settings are always noted by a call of their own. With one partition, only the first note is a
+    /// call of its own; renewals contain the later ones.
     pub(super) fn is_noted_separately(&self) -> bool {
         let is_separate = |noting: &Noting| noting.count > 1 || noting.change.is_some();
         self.noting.as_ref().is_some_and(is_separate)
     }
 
-    /// Returns the generation of a layout that this cache reads. It is empty if any will do: for another layout, and as
-    /// long as it is not known.
+    /// Returns the generation of a layout. It is empty, which accepts every state, for the first layout of a namespace,
+    /// for one that this cache only writes, and for an invalidator.
     pub(super) fn generation(&self, of: u16) -> Arc<str> {
         let generations = self.generations.lock();
         let known = generations.iter().find(|(layout, _)| *layout == of);
         known.map_or_else(Arc::default, |(_, generation)| Arc::clone(generation))
+    }
+
+    /// Returns an error if the values of a partition may be outdated, because the cache uses another layout by now.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`RemoteError::Refused`].
+    pub(super) fn check_read(&self, partition: PartitionId) -> Result<(), RemoteError> {
+        let generations = self.generations.lock();
+        let is_read = |(layout, _): &(u16, _)| *layout == partition.of;
+        if generations.is_empty() || generations.iter().any(is_read) {
+            return Ok(());
+        }
+        let of = partition.of;
+        Err(RemoteError::Refused(format!(
+            "the namespace uses another number of partitions than {of} by now: repeat the call"
+        )))
     }
 
     /// Notes the reply of a renewal, begun at this time, that has noted the settings of a namespace with one partition.
@@ -128,7 +173,7 @@ impl Layout {
             *self.generations.lock() = vec![(1, generation.into())];
         }
         if let Some(noting) = &self.noting {
-            *noting.last.lock() = Some(begun);
+            noting.note_attempt(begun, true);
         }
         self.set_refused(is_refused, others);
     }
@@ -149,16 +194,20 @@ impl Layout {
         change.is_some_and(|change| change.adapt(Instant::now()))
     }
 
-    /// Checks whether the settings have to be noted again: after an interval, or because they were refused.
+    /// Checks whether the settings have to be noted again: after an interval, after a failure, or because they were
+    /// refused.
     pub(super) fn needs_note(&self) -> bool {
-        let last = self.noting.as_ref().and_then(|noting| *noting.last.lock());
-        self.check().is_err() || last.is_none_or(|last| last.elapsed() >= NOTE_INTERVAL)
+        let is_due = |noting: &Noting| {
+            let last = noting.last.lock();
+            last.has_failed || last.is_older(NOTE_INTERVAL)
+        };
+        self.check().is_err() || self.noting.as_ref().is_none_or(is_due)
     }
 
     /// Notes the settings again before the next call, because they may have been lost.
     pub(super) fn note_again(&self) {
         if let Some(noting) = &self.noting {
-            *noting.last.lock() = None;
+            noting.last.lock().begun = None;
         }
     }
 
@@ -196,14 +245,23 @@ impl Layout {
     }
 
     /// Checks the number before the first call, and after a pause in which other processes may have forgotten this one.
-    /// If the server of the settings does not answer, calls are made without the check, which is repeated with each
-    /// renewal that has upkeep.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`RemoteError::Refused`], or the error of the check if none has succeeded so far. Later, calls are made
+    /// although the server of the settings does not answer, and the check is repeated at each heartbeat.
     pub(super) async fn check_first(self: &Arc<Self>) -> Result<(), RemoteError> {
-        if let Some(noting) = &self.noting {
-            let is_old = |last: Instant| last.elapsed() >= MAX_PAUSE;
-            let is_due = noting.last.lock().is_none_or(is_old);
+        if let Some(noting) = self.noting.as_ref().filter(|noting| noting.is_cache()) {
+            let is_due = {
+                let last = noting.last.lock();
+                !last.is_known || last.is_older(MAX_PAUSE)
+            };
             if is_due {
-                self.note().await;
+                let noted = tokio::time::timeout(noting.redis.limits.deadline, self.note()).await;
+                let noted = noted.unwrap_or(Err(RemoteError::Timeout));
+                if !noting.last.lock().is_known {
+                    noted?;
+                }
             }
         }
         self.check()
@@ -230,14 +288,13 @@ impl Layout {
     /// Notes the settings of a cache by a call of its own, and whether they are refused.
     ///
     /// The future is boxed, because the call is made by a function that calls this one.
-    pub(super) fn note(self: &Arc<Self>) -> BoxFuture<'_, ()> {
+    pub(super) fn note(self: &Arc<Self>) -> BoxFuture<'_, Result<(), RemoteError>> {
         Box::pin(self.note_now())
     }
 
-    async fn note_now(self: &Arc<Self>) {
-        let is_cache = |noting: &&Noting| !noting.redis.settings.shared_settings.is_empty();
-        let Some(noting) = self.noting.as_ref().filter(is_cache) else {
-            return;
+    async fn note_now(self: &Arc<Self>) -> Result<(), RemoteError> {
+        let Some(noting) = self.noting.as_ref().filter(|noting| noting.is_cache()) else {
+            return Ok(());
         };
         let note = || {
             let layout = Arc::clone(self);
@@ -246,26 +303,33 @@ impl Layout {
                 let Some(noting) = &layout.noting else {
                     return Ok(());
                 };
-                let (phases, settings): (Vec<_>, Vec<_>) = noting.candidates().into_iter().unzip();
-                let noted = noting.redis.note_settings(&settings, false).await;
-                let noted = noted.inspect_err(|_| noting.enter(None))?;
-                let Noted { others, number, .. } = noted;
-                layout.set_refused(number == 0, &others);
-                if let Some(accepted) = number.checked_sub(1) {
-                    // Before the phase, in which another layout may be read.
-                    *layout.generations.lock() = parse_generations(&noted.generations)?;
-                    noting.enter(phases[accepted]);
-                    if accepted > 0 {
-                        // Operators find in the warnings why the change does not advance.
-                        *layout.refused_for.lock() = others;
-                    }
-                }
-                Ok(())
+                let begun = Instant::now();
+                let noted = layout.note_once(noting).await;
+                noting.note_attempt(begun, noted.is_ok());
+                noted.inspect_err(|_| noting.enter(None))
             }
         };
-        let begun = Instant::now();
-        let _ = noting.query.run(note).await;
-        *noting.last.lock() = Some(begun);
+        noting.query.run(note).await
+    }
+
+    async fn note_once(&self, noting: &Noting) -> Result<(), RemoteError> {
+        let (phases, settings): (Vec<_>, Vec<_>) = noting.candidates().into_iter().unzip();
+        let noted = noting.redis.note_settings(&settings, false).await?;
+        let generations = parse_generations(&noted.generations)?;
+        let accepted = noted.number.checked_sub(1);
+        if accepted.is_some() {
+            // Before calls are accepted, and before the phase, in which another layout may be read.
+            *self.generations.lock() = generations;
+        }
+        self.set_refused(accepted.is_none(), &noted.others);
+        if let Some(accepted) = accepted {
+            noting.enter(phases[accepted]);
+            if accepted > 0 {
+                // Operators find in the warnings why the change does not advance.
+                *self.refused_for.lock() = noted.others;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -18,18 +18,21 @@ pub(crate) enum NamespaceState {
 }
 
 impl Redis {
-    /// Returns the history in which a state of the partition has to have begun: that of the server, and the generation
-    /// of the layout, or nothing in its place if any will do.
+    /// Returns the history in which a state of the partition has to have begun: that of the server, ':', and the
+    /// generation of the layout, which is empty if every one is accepted.
     pub(super) fn history(&self, server: &ServerInfo) -> String {
         let generation = self.settings.layout.generation(self.partition.of);
         format!("{}:{generation}", server.history)
     }
 
-    /// Checks whether a state is valid on a server, so that a script would not begin a new incarnation.
+    /// Checks whether a state is valid on a server, so that a script would not begin a new incarnation, and its values may
+    /// be read.
     pub(super) fn is_valid(&self, state: &State<'_>, server: &ServerInfo) -> bool {
         let history = self.history(server);
         let history = history.as_bytes();
-        state.history == history || history.ends_with(b":") && state.history.starts_with(history)
+        let is_any = history.ends_with(b":");
+        let is_same = state.history == history || is_any && state.history.starts_with(history);
+        is_same && self.settings.layout.check_read(self.partition).is_ok()
     }
 
     /// Reads the state of the namespace.

@@ -34,7 +34,7 @@ pub(super) const SETTINGS_RETENTION: Duration = Duration::from_secs(300);
 /// The argument in place of settings for upkeep of the state alone, because the settings are noted by a call of their own.
 const UPKEEP_WITHOUT_NOTE: &str = "-";
 
-/// The argument in place of a generation that follows from the settings that are noted.
+/// The argument in place of a generation, which the script looks up by the settings that it notes.
 const GENERATION_OF_SETTINGS: &str = "?";
 
 /// The renewals with upkeep of a cache.
@@ -128,7 +128,7 @@ impl Redis {
         // While the number of partitions is refused, each renewal tries again.
         let has_upkeep = self.upkeep.lock().is_due() || layout.check().is_err();
         if layout.is_noted_with(self.partition) && (layout.adapt() || layout.needs_note()) {
-            layout.note().await;
+            let _ = layout.note().await;
         }
         if layout.is_noted_separately() {
             layout.check_first().await?;

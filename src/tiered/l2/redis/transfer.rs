@@ -212,6 +212,7 @@ impl Redis {
             self.lookup_call(requests.iter().map(|&request| (request, share)), connection)
         };
         let replies = self.call_scripts(round_trip, requests, call).await?;
+        self.settings.layout.check_read(self.partition)?;
         let replies = requests.iter().zip(replies);
         let parsed = replies.map(|(request, reply)| parse_reply(request, reply?));
         Ok(parsed.collect())
@@ -261,6 +262,8 @@ impl Redis {
             };
             let round_trip = RoundTrip::new(PriorityClass::Bulk, total_bytes(&items));
             let replies = self.call_scripts(round_trip, &items, call).await;
+            let is_read = self.settings.layout.check_read(self.partition);
+            let replies = is_read.and(replies);
             let replies = replies_or_errors(replies, items.len());
             let results = items.into_iter().zip(replies);
             results.map(parse_large_reply).collect::<Vec<_>>()

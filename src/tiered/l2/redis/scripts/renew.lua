@@ -8,9 +8,9 @@
 --   without upkeep,
 --   the channel of the peer,
 --   the number of the heartbeat,
---   the generation of the layout; '' if any will do; or '?' if it follows from the settings.
+--   the generation of the layout; '' if any will do; or '?' to look it up by the settings that this call notes.
 -- Returns the time of the server in ms, and for each cache: id, version, with upkeep the other settings, 1 if the
--- settings are refused, so that the lease is not renewed, and the generation.
+-- settings are refused (the lease is then not renewed) or 0, and the generation.
 
 -- Removes readers whose leases have ended, and keeps the state.
 local function keep()
@@ -38,7 +38,7 @@ local function renew(first, peer, own_lease, read_lease, settings, channel, nonc
     end
   end
   if generation == '?' then
-    generation = is_refused and '' or use_layouts(settings_key, settings)[2]
+    generation = is_refused and '' or use_layouts(settings_key, settings, false)[2]
   end
   if not open(first, read_lease, ARGV[2] .. ':' .. generation) then
     return false

@@ -2,9 +2,9 @@
 --
 -- Further fields say which values are up to date. An invalidation reaches only the layouts to which its process writes,
 -- and the values of others remain under their keys.
---   '#current'  the layouts whose values were reached by all invalidations,
---   '#16'       the generation of the layout with 16 partitions, which changes when the layout is read again after
---               invalidations have not reached it. A state of another generation is not valid any more.
+--   '#current'  the layouts whose values were reached by all invalidations since they were read first,
+--   '#16'       the generation of the layout with 16 partitions. A new one is drawn when the layout is read again after
+--               it has missed invalidations. A state of another generation is not valid any more.
 --
 -- A description of settings ends with the layouts that the process uses: ' in 16 partitions', or nothing for a namespace
 -- with one partition, or ' in 1 to 16 partitions, moving' with the phase of a change.
@@ -84,9 +84,10 @@ local function note_settings(key, candidates, retention, is_query)
   return refused_for, 0
 end
 
--- Notes that a process with these settings, which were accepted, uses the namespace from now on. Returns the layouts
--- that it reads, each followed by its generation, or by '' if it never had one, or if it was lost with the settings.
-local function use_layouts(key, settings)
+-- Notes that a process with these settings, which were accepted, uses the namespace from now on. If `is_query`, it reads
+-- nothing. Returns the layouts whose values are up to date, each followed by its generation. That is '' for the first
+-- layout of a namespace, and after the hash was lost.
+local function use_layouts(key, settings, is_query)
   local own, known, current = parse_settings(settings), redis.call('HGET', key, '#current'), {}
   for layout in string.gmatch(known or '', '%d+') do
     if own.order[layout] then
@@ -94,8 +95,7 @@ local function use_layouts(key, settings)
       current[layout] = true
     end
   end
-  local generations = {}
-  for _, layout in ipairs(own.reads) do
+  for _, layout in ipairs(is_query and {} or own.reads) do
     if not current[layout] then
       table.insert(current, layout)
       if known then
@@ -103,9 +103,15 @@ local function use_layouts(key, settings)
         redis.call('HSET', key, '#' .. layout, generation)
       end
     end
+  end
+  local joined = table.concat(current, ' ')
+  if joined ~= known and (known or not is_query) then
+    redis.call('HSET', key, '#current', joined)
+  end
+  local generations = {}
+  for _, layout in ipairs(current) do
     table.insert(generations, layout)
     table.insert(generations, redis.call('HGET', key, '#' .. layout) or '')
   end
-  redis.call('HSET', key, '#current', table.concat(current, ' '))
   return generations
 end

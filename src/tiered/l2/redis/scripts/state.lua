@@ -13,8 +13,8 @@
 --    readers that are missing in the set, because it was lost.
 -- 3. The cells of invalidated tags, a string: see `tag_cells`.
 -- ARGV[1]: an id for a new incarnation; ARGV[2]: the replication history that the connection has found; ARGV[3]: the
--- command to publish with. Scripts of a single namespace have the history with its generation in ARGV[2], and the
--- duration of its read leases in ARGV[4], in ms.
+-- command to publish with. Scripts of a single namespace: ARGV[2] ends with ':' and the generation; ARGV[4] is the
+-- duration of its read leases, in ms.
 
 local VALUE, LEASE = 'hsV\4', 'hsL\2'
 
@@ -43,8 +43,8 @@ local function other_history()
   return redis.error_reply('HISTORY the server has another replication history')
 end
 
--- Checks whether a state that began in one history is still valid in another one. If the generation is not known, any
--- will do.
+-- Checks whether a state that began in one history is still valid in another one. A history that ends with ':' has no
+-- generation, and agrees with every one.
 local function is_same_history(began, history)
   return began == history or string.sub(history, -1) == ':' and string.sub(began, 1, #history) == history
 end
